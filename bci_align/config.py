@@ -1,0 +1,158 @@
+"""One frozen configuration tree, read from YAML. Every field has a unit and says what it does; unknown keys are refused.
+
+YAML examples lie in ``configs/``. ``load(Model, path)`` turns every fault of a file into one sentence that names the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bci_align.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Base of every configuration: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventNames(Strict):
+    """The rig's names for trial events (defaults: BRAND's)."""
+
+    start: str = Field("start_time", description="event that starts a trial")
+    go: str = Field("go_cue_time", description="go cue")
+    end: str = Field("end_time", description="event that ends a trial")
+    success: str = Field(
+        "trial_success",
+        description="key of an end event's JSON payload (true/false), or a bare marker sent before the end of a rewarded trial",
+    )
+    assume_success: bool = Field(
+        False, description="count a trial whose end says nothing of success as rewarded (rigs without that marker)"
+    )
+
+
+class SourceConfig(Strict):
+    """Where the counts come from."""
+
+    kind: str = Field("lsl", description="entry point in bci_align.sources: lsl, zmq, or a plug-in's name")
+    stream: str = Field("bci_align_counts", description="LSL: source_id of the counts stream; ZeroMQ: topic")
+    markers: str = Field("bci_align_events", description="LSL: source_id of the marker stream; ZeroMQ: topic of events")
+    address: str = Field("tcp://127.0.0.1:5571", description="ZeroMQ: where the rig's PUB socket is bound")
+    connect_timeout_s: float = Field(10.0, gt=0, description="seconds to wait for the stream before giving up")
+    events: EventNames = EventNames()
+
+
+class SinkConfig(Strict):
+    """Where the decoded samples go."""
+
+    kind: str = Field("lsl", description="entry point in bci_align.sinks: lsl, zmq, or a plug-in's name")
+    stream: str = Field("bci_align_velocity", description="LSL: source_id of the output stream; ZeroMQ: topic")
+    address: str = Field("tcp://127.0.0.1:5572", description="ZeroMQ: address to bind for the output")
+
+
+class TrainConfig(Strict):
+    """Source-day training. Times in bins or epochs; every default was chosen on source validation trials."""
+
+    hidden: int = Field(64, ge=4, le=1024, description="units of the recurrent core (GRU)")
+    latents: int = Field(16, ge=2, le=128, description="latent dimensions d")
+    run_in: int = Field(10, ge=0, description="bins before each trial that settle the recurrent state and are not scored")
+    validation: float = Field(0.2, gt=0, lt=1, description="share of the rewarded trials held out by seed")
+    epochs: int = Field(200, ge=1, description="passes over the training trials of the source model")
+    batch: int = Field(32, ge=1, description="trials per optimisation step")
+    learning_rate: float = Field(4e-3, gt=0, description="peak of the one-cycle schedule")
+    prior_epochs: int = Field(200, ge=1, description="passes of the diffusion prior's training")
+    min_trials: int = Field(20, ge=5, description="fewest rewarded trials to train on")
+
+
+class AlignConfig(Strict):
+    """Label-free alignment of the read-in."""
+
+    steps: int = Field(150, ge=0, description="most optimisation steps; 0 stops after per-channel re-normalisation")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam step size on the read-in")
+    kl: float = Field(0.1, ge=0, description="weight of the Gaussian KL to the source latents beside the denoising term")
+    min_trials: int = Field(5, ge=1, description="fewest calibration trials to align on")
+
+
+class GateConfig(Strict):
+    """What a candidate must show, without labels, before it may decode."""
+
+    min_trials: int = Field(10, ge=1, description="fewest calibration trials to trust a candidate")
+    prior_margin: float = Field(
+        0.02, ge=0, description="how much worse (relative) the prior's denoising loss may be than the incumbent's"
+    )
+    spread: tuple[float, float] = Field(
+        (0.5, 2.0),
+        description="allowed ratio of the decoded output's standard deviation to the source day's, per output",
+    )
+
+
+class LiveConfig(Strict):
+    """The live system: ``bci-align run CONFIG.yaml``."""
+
+    bundle: str = Field(description="path of the bundle (or of a directory of generations) to decode with")
+    source: SourceConfig = SourceConfig()
+    sink: SinkConfig = SinkConfig()
+    align: AlignConfig = AlignConfig()
+    gate: GateConfig = GateConfig()
+    calibration_trials: int = Field(40, ge=1, description="rewarded trials to collect before aligning")
+    recalibrations: int = Field(1, ge=0, description="how many times to align in one run; 0 never aligns")
+    successful_only: bool = Field(True, description="calibrate on rewarded trials only")
+    out: str = Field("sessions", description="directory for new generations and the log of decisions")
+    seed: int = Field(0, description="seed of the alignment")
+    stale_s: float = Field(0.0, ge=0, description="seconds without a bin after which the run ends; 0 waits for ever")
+    log: Literal["quiet", "normal"] = Field("normal", description="how much to print")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> object:
+    """Parse one YAML file with the safe loader; :class:`ConfigError` names the file and the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read as text ({e})") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from None
+
+
+def load(model: type[M], path: Path) -> M:
+    """Read ``path`` into ``model``; a misspelt key is answered with the nearest known one."""
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise ConfigError(f"{path}: {explain(model, e)}") from None
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """The first fault of a validation as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1, cutoff=0.0)
+        return f"unknown key {where!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {where!r}"
+    if first["type"] == "missing":
+        return f"missing key {where!r}"
+    return f"key {where!r}: {first['msg']}, found {first['input']!r}"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """Every key of the tree below ``model``."""
+    keys: list[str] = []
+    for name, f in model.model_fields.items():
+        keys.append(name)
+        if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel):
+            keys += _keys(f.annotation)
+    return keys

@@ -1,0 +1,50 @@
+"""The one exception family of the project.
+
+Every fault that a user can cause or meet is raised as a subclass of :class:`BciAlignError` whose message is one clear
+sentence: it names the file, field or stream, what was expected and what was found. The command line prints that sentence
+and leaves with ``exit_code``; anything else that escapes is a defect of ours and shows its traceback.
+"""
+
+
+class BciAlignError(Exception):
+    """Base of all faults; ``exit_code`` is what the command line leaves with."""
+
+    exit_code = 2
+
+
+class ConfigError(BciAlignError):
+    """A configuration or mapping file that cannot be used."""
+
+
+class SessionError(BciAlignError):
+    """A recording that is missing, damaged or breaks the session's contract."""
+
+
+class BundleError(BciAlignError):
+    """A bundle that is missing, damaged, altered or of another schema."""
+
+
+class MismatchError(BciAlignError):
+    """A bundle and a session or stream that do not belong together (channels, labels, bin width)."""
+
+
+class TrainingError(BciAlignError):
+    """Source-day training that cannot start or that went wrong (too few trials, non-finite loss)."""
+
+
+class AlignmentError(BciAlignError):
+    """Alignment that cannot start (too few trials, channels that never fire)."""
+
+
+class StreamError(BciAlignError):
+    """A stream or socket that never appeared, disappeared, or sent something malformed."""
+
+
+class RuntimeFault(BciAlignError):
+    """A live process that failed while running."""
+
+
+class Refused(BciAlignError):
+    """A candidate that the gate did not let through; nothing was changed."""
+
+    exit_code = 3

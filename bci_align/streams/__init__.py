@@ -1,0 +1,1 @@
+"""Transports: LSL and ZeroMQ on one contract."""

@@ -1,0 +1,153 @@
+"""The contract every transport keeps: bins and trial events in, decoded velocity out.
+
+A *source* is what the decoder process reads, a *sink* is what it writes. The *rig side* is the mirror: what a rig (or the
+replay command, or the simulator) uses to publish counts and events and to hear the decoded velocity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Flags(IntFlag):
+    """Bits of the ``flags`` field of every decoded sample; 0 means nothing to report."""
+
+    NONE = 0
+    GAP = 1
+    """One or more bins before this one never arrived."""
+    BAD_COUNTS = 2
+    """The bin held non-finite or negative counts; the encoder did not see it and the last good bin's counts stood in."""
+    CLAMPED = 4
+    """The decoded output was beyond the source day's range and was cut to it."""
+    SWAPPED = 8
+    """First bin decoded by a new generation."""
+    IN_TRIAL = 16
+    """A trial was running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bin of spike counts.
+
+    ``seq`` counts up by one per bin from the start of the stream; ``t`` is the END of the bin in seconds on the
+    sender's clock; ``counts`` (C,) float32.
+    """
+
+    seq: int
+    t: float
+    counts: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEvent:
+    """A task event: ``t`` seconds on the sender's clock, ``name`` one of the canonical names below, ``value`` its payload."""
+
+    t: float
+    name: str
+    value: float | bool | None = None
+
+
+START, GO, END = "start", "go", "end"
+"""Canonical event names. ``END`` carries ``value`` True/False for the trial's success."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a counts stream says of itself when it opens."""
+
+    channels: tuple[str, ...]
+    bin_s: float
+    name: str
+    uid: str
+    """Identity of this very outlet or socket session; another value after a reconnect means a restarted sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One decoded sample: the output for the input bin ``seq_in``, stamped with that bin's time ``t``.
+
+    ``values`` (K,) float64 in the units of the source day's kinematics; ``generation`` the encoder that made it.
+    """
+
+    seq_in: int
+    t: float
+    values: NDArray[np.float64]
+    generation: int
+    flags: Flags = Flags.NONE
+
+
+class Source(Protocol):
+    """Where the decoder's bins come from. Use: ``open``, ``read`` until done, ``close`` (always)."""
+
+    def open(self, timeout_s: float) -> StreamSpec:
+        """Find the stream and connect; :class:`~bci_align.errors.StreamError` after ``timeout_s`` seconds without it."""
+        ...
+
+    def read(self, timeout_s: float) -> list[Bin | TrialEvent]:
+        """Everything that has arrived, waiting at most ``timeout_s`` for the first item; empty when nothing came.
+
+        Bins in order of ``seq``. An event whose time lies inside or before a bin of the same list stands before that bin
+        where the transport delivered it in time. Raises :class:`~bci_align.errors.StreamError` when the stream is lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release every handle; harmless when called twice."""
+        ...
+
+
+class Sink(Protocol):
+    """Where decoded samples go."""
+
+    def open(self, names: tuple[str, ...], units: tuple[str, ...], rate_hz: float) -> None:
+        """Start publishing samples of ``names`` (in ``units``) at a nominal ``rate_hz``."""
+        ...
+
+    def write(self, sample: Decoded) -> None:
+        """Publish one sample; never blocks on a slow or absent listener."""
+        ...
+
+    def close(self) -> None:
+        """Release every handle; harmless when called twice."""
+        ...
+
+
+class RigOutlet(Protocol):
+    """The rig's side of a source: publishes counts and trial events."""
+
+    def open(self, spec: StreamSpec) -> None:
+        """Start publishing."""
+        ...
+
+    def wait_for_decoder(self, timeout_s: float) -> None:
+        """Block until a source is connected to counts AND events, so that no first bin is lost; StreamError after the time."""
+        ...
+
+    def push(self, item: Bin | TrialEvent) -> None:
+        """Publish one bin or event."""
+        ...
+
+    def close(self) -> None:
+        """Stop publishing; harmless when called twice."""
+        ...
+
+
+class RigInlet(Protocol):
+    """The rig's side of a sink: hears the decoded samples."""
+
+    def open(self, timeout_s: float) -> tuple[str, ...]:
+        """Find the decoder's output and connect; gives the output names."""
+        ...
+
+    def read(self, timeout_s: float) -> list[Decoded]:
+        """Everything that has arrived, waiting at most ``timeout_s`` for the first sample."""
+        ...
+
+    def close(self) -> None:
+        """Release every handle; harmless when called twice."""
+        ...

@@ -1,0 +1,1 @@
+"""A simulated subject, its drift over days, a centre-out task and a rig that streams it."""
