@@ -1,1 +1,1 @@
-"""The alignment room."""
+"""Alignment without labels: re-normalisation, ERDiff refinement of the read-in, and the gate."""

@@ -1,1 +1,1 @@
-"""The bundle room."""
+"""The frozen prior as an artefact: manifest, safetensors, ONNX; generations."""

@@ -1,1 +1,1 @@
-"""The diffusion room."""
+"""The one diffusion core: schedule, process, fit."""

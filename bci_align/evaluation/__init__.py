@@ -1,1 +1,1 @@
-"""The evaluation room."""
+"""Evaluation: metrics and the scoring of bundles on sessions."""

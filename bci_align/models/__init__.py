@@ -1,1 +1,1 @@
-"""The models room."""
+"""Networks: read-in, causal core, spike decoder, spatio-temporal denoiser."""

@@ -1,1 +1,1 @@
-"""The signal room."""
+"""Signal: per-channel normalising of counts."""

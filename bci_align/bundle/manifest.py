@@ -1,0 +1,109 @@
+"""The manifest: what a bundle says of itself, and the hashes that hold it to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from bci_align.config import Strict, explain
+from bci_align.errors import BundleError
+
+NAME = "manifest.json"
+FILES = ("core.onnx", "core.safetensors", "decoder.safetensors", "read_in.safetensors")
+"""Everything a bundle holds beside its manifest. The names are fixed: a path never comes out of a manifest."""
+MAX_FILE = 256 * 2**20
+"""Bytes. A bundle of 1024 channels is a few megabytes; anything near this is not one of ours."""
+
+
+class PriorShape(Strict):
+    """Sizes of the diffusion prior."""
+
+    width: int = Field(ge=4, le=512, description="width of every token")
+    blocks: int = Field(ge=1, le=32, description="STBlocks")
+    steps: int = Field(ge=2, le=4000, description="diffusion steps")
+    window: int = Field(ge=2, le=4096, description="bins of a latent window")
+
+
+class Manifest(Strict):
+    """The content of ``manifest.json``. Two bundles with the same manifest are the same bundle."""
+
+    format: Literal["bci_align.bundle"] = "bci_align.bundle"
+    version: Literal[1] = 1
+    generation: int = Field(ge=0, description="0 for the source day's bundle, +1 with every accepted alignment")
+    parent: str | None = Field(None, description="identity of the bundle this generation was aligned from")
+    channels: tuple[str, ...] = Field(min_length=1, description="channel labels, in the order of the counts")
+    bin_s: float = Field(gt=0, description="bin width in seconds")
+    outputs: tuple[str, ...] = Field(min_length=1, description="names of the decoded kinematics")
+    units: tuple[str, ...] = Field(min_length=1, description="their physical units")
+    scale: tuple[float, ...] = Field(min_length=1, description="their source-day standard deviations, physical units")
+    clamp: tuple[float, ...] = Field(min_length=1, description="largest magnitude let out, in units of scale")
+    hidden: int = Field(ge=1, le=4096, description="units of the core")
+    latents: int = Field(ge=1, le=512, description="latent dimensions")
+    run_in: int = Field(ge=0, description="bins before a trial that settle the state")
+    decoder: str = Field(description="kind of the velocity decoder")
+    prior: PriorShape
+    training: dict[str, Any] = Field(description="record of the source-day training: session, seed, scores, versions")
+    alignment: dict[str, Any] | None = Field(None, description="record of the alignment that made this generation")
+    files: dict[str, str] = Field(description="SHA-256 of every file")
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 as hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write(manifest: Manifest, directory: Path) -> None:
+    """Write ``manifest.json`` into ``directory``, keys sorted, so that equal manifests are equal bytes."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+    (directory / NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read(directory: Path) -> tuple[Manifest, str]:
+    """Read the manifest of ``directory`` and its identity; :class:`BundleError` in one sentence if it is not one."""
+    path = directory / NAME
+    if not directory.is_dir():
+        what = "is a file, not a bundle directory" if directory.exists() else "no such bundle directory"
+        raise BundleError(f"{directory}: {what}")
+    data = read_bounded(path)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise BundleError(f"{path}: expected JSON, found something else ({e})") from None
+    if not isinstance(content, dict) or content.get("format") != "bci_align.bundle":
+        raise BundleError(f"{path}: expected format 'bci_align.bundle', found {_short(content)}")
+    if content.get("version") != 1:
+        raise BundleError(f"{path}: expected version 1, found {content.get('version')!r}")
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as e:
+        raise BundleError(f"{path}: {explain(Manifest, e)}") from None
+    if set(manifest.files) != set(FILES):
+        raise BundleError(f"{path}: files: expected {', '.join(FILES)}, found {', '.join(sorted(manifest.files)) or 'none'}")
+    k = len(manifest.outputs)
+    for name in ("units", "scale", "clamp"):
+        if len(getattr(manifest, name)) != k:
+            raise BundleError(f"{path}: {name}: expected {k} values, one per output, found {len(getattr(manifest, name))}")
+    return manifest, digest(data)
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a whole file that must exist, be a plain file (no link out of the bundle) and be smaller than ``MAX_FILE``."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(
+                f"{path}: expected a plain file of the bundle, found {'a link' if path.is_symlink() else 'nothing'}"
+            )
+        if path.stat().st_size > MAX_FILE:
+            raise BundleError(f"{path}: expected at most {MAX_FILE} bytes, found {path.stat().st_size}")
+        return path.read_bytes()
+    except OSError as e:
+        raise BundleError(f"{path}: cannot be read ({e.strerror})") from None
+
+
+def _short(content: object) -> str:
+    """Describe unexpected JSON briefly."""
+    return repr(content.get("format")) if isinstance(content, dict) else type(content).__name__

@@ -1,0 +1,89 @@
+"""Recurrent decoder: a small GRU on latents with a linear readout beside a direct linear path."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bci_align.decoders.protocol import Arrays, Floats
+
+WINDOW = 60
+"""Bins per training window; the first ``BURN`` only settle the state."""
+BURN = 10
+
+
+class _Net(nn.Module):
+    def __init__(self, latents: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(latents, hidden, batch_first=True)
+        self.out = nn.Linear(hidden + latents, outputs)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.out(torch.cat([self.gru(z)[0], z], dim=-1))
+        return y
+
+
+class Recurrent:
+    """GRU (torch's gate order r, z, n) of ``hidden`` units; every array as torch names it, stepped in NumPy."""
+
+    kind = "recurrent"
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_out", "bias_out")
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = {name: arrays[name].astype(np.float64) for name in self.names}
+        self.hidden = self._arrays["weight_hh"].shape[1]
+
+    @classmethod
+    def fit(
+        cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp], seed: int = 0, hidden: int = 32, epochs: int = 30
+    ) -> Recurrent:
+        """Fit by least squares on ``rows`` (bin indices) of continuous ``latents`` (T, d), ``kinematics`` (T, K)."""
+        rng = np.random.default_rng(seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = _Net(latents.shape[1], hidden, kinematics.shape[1])
+        z, y = torch.from_numpy(latents).float(), torch.from_numpy(kinematics).float()
+        weight = torch.zeros(len(z))
+        weight[torch.from_numpy(rows)] = 1.0
+        optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+        for _ in range(epochs):
+            starts = np.arange(int(rng.integers(WINDOW)), max(len(z) - WINDOW, 1), WINDOW)
+            rng.shuffle(starts)
+            for batch in np.array_split(starts, max(len(starts) // 32, 1)):
+                bins = torch.from_numpy(batch[:, None] + np.arange(min(WINDOW, len(z))))
+                w = weight[bins]
+                w[:, :BURN] = 0
+                loss = ((net(z[bins]) - y[bins]).square().sum(-1) * w).sum() / w.sum().clamp(min=1)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        p = {name: t.detach().numpy().copy() for name, t in net.named_parameters()}
+        keys = ("gru.weight_ih_l0", "gru.weight_hh_l0", "gru.bias_ih_l0", "gru.bias_hh_l0", "out.weight", "out.bias")
+        return cls({name: p[key] for name, key in zip(cls.names, keys, strict=True)})
+
+    @classmethod
+    def load(cls, arrays: Arrays) -> Recurrent:
+        """Rebuild from :meth:`arrays`."""
+        return cls(arrays)
+
+    def state0(self) -> Floats:
+        """Give the hidden state before the first bin (hidden,)."""
+        return np.zeros(self.hidden)
+
+    def step(self, state: Floats, latents: Floats) -> tuple[Floats, Floats]:
+        """Take one GRU step and read out."""
+        a = self._arrays
+        i = a["weight_ih"] @ latents + a["bias_ih"]
+        h = a["weight_hh"] @ state + a["bias_hh"]
+        n = self.hidden
+        gates = 1.0 / (1.0 + np.exp(-(i[: 2 * n] + h[: 2 * n])))
+        reset, update = gates[:n], gates[n:]
+        new = np.tanh(i[2 * n :] + reset * h[2 * n :])
+        state = (1.0 - update) * new + update * state
+        return state, a["weight_out"] @ np.concatenate([state, latents]) + a["bias_out"]
+
+    def arrays(self) -> Arrays:
+        """Give the six weight arrays."""
+        return {name: a.astype(np.float32) for name, a in self._arrays.items()}

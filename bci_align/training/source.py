@@ -1,0 +1,108 @@
+"""Training of the source model on continuous stretches of the source day."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bci_align.config import TrainConfig
+from bci_align.errors import TrainingError
+from bci_align.models.encoder import SourceModel, gaussian_kl, poisson_nll
+
+BURN = 10
+"""First bins of every window, there to settle the state: they carry no loss."""
+BETWEEN = 0.3
+"""Weight of bins between trials. The decoder runs there too; without them it learns to live from trial to trial only."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The source day as the trainer sees it.
+
+    ``counts`` (T, C) float32, ``kinematics`` (T, K) float32 in source standard deviations, ``weight`` (T,): 1 in training
+    trials, ``BETWEEN`` outside trials, 0 in validation trials (which are never fitted, neither kinematics nor spikes).
+    """
+
+    counts: NDArray[np.float32]
+    kinematics: NDArray[np.float32]
+    weight: NDArray[np.float32]
+
+
+def augment(activity: Tensor, config: TrainConfig) -> Tensor:
+    """Make normalised counts (B, T, C) survive another day: gain, offset and dropout per channel and window.
+
+    This is what lets a frozen core decode after re-normalisation; the sizes are those of a few weeks' drift.
+    """
+    b, _, c = activity.shape
+    activity = activity * torch.exp(config.augment_gain * torch.randn(b, 1, c)) + config.augment_offset * torch.randn(b, 1, c)
+    return activity * (torch.rand(b, 1, c) > config.augment_dropout * torch.rand(b, 1, 1))
+
+
+def fit(
+    model: SourceModel, data: TrainingData, config: TrainConfig, seed: int, progress: Callable[[int, int], None] | None = None
+) -> dict[str, float]:
+    """Train ``model`` in place; give the last epoch's losses (nats per channel and bin, squared standard deviations).
+
+    Loss per bin: squared error of the kinematics + ``spike_weight`` * Poisson negative log-likelihood per channel +
+    ``kl_weight`` * KL(q(z|x) || N(0, I)) with a warm-up. Windows start anywhere in the day and the state starts at zero there,
+    so the core learns to forget how it began: that is what keeps it right on an endless stream.
+    """
+    rng = np.random.default_rng(seed)
+    x, y, w = (torch.from_numpy(a) for a in (data.counts, data.kinematics, data.weight))
+    window = min(config.window, len(x))
+    batches = math.ceil((len(x) // window) / config.batch)
+    optimiser = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.epochs * batches)
+    losses = {"kinematics": math.nan, "spikes": math.nan, "kl": math.nan}
+    model.train()
+    for epoch in range(config.epochs):
+        starts = np.arange(int(rng.integers(min(window, len(x) - window + 1))), len(x) - window + 1, window)
+        rng.shuffle(starts)
+        warm = min(1.0, epoch / max(0.3 * config.epochs, 1))
+        for batch in np.array_split(starts, batches):
+            if not len(batch):
+                continue
+            bins = torch.from_numpy(batch[:, None] + np.arange(window))
+            weight = w[bins]
+            weight[:, :BURN] = 0
+            h, _ = model.core.gru(model.readin(augment((x[bins] - model.mean) * model.gain, config)))
+            h = torch.nn.functional.dropout(h, config.dropout)
+            mean, logvar = model.core.mean(h), model.core.logvar(h).clamp(-8, 4)
+            z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+            per_bin = {
+                "kinematics": (model.kinematics(z) - y[bins]).square().sum(-1),
+                "spikes": poisson_nll(model.log_rate(z), x[bins]).mean(-1),
+                "kl": gaussian_kl(mean, logvar).sum(-1),
+            }
+            total = weight.sum().clamp(min=1)
+            parts = {name: (value * weight).sum() / total for name, value in per_bin.items()}
+            loss = parts["kinematics"] + config.spike_weight * parts["spikes"] + config.kl_weight * warm * parts["kl"]
+            if not torch.isfinite(loss):
+                raise TrainingError(f"source model: the loss became {float(loss)} in epoch {epoch + 1}; lower learning_rate")
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            losses = {name: float(value.detach()) for name, value in parts.items()}
+        if progress:
+            progress(epoch + 1, config.epochs)
+    model.eval()
+    return losses
+
+
+@torch.no_grad()
+def active_dimensions(model: SourceModel, counts: NDArray[np.float32], rows: NDArray[np.intp], nats: float = 0.1) -> int:
+    """Count latent dimensions that carry information: mean KL(q(z_j|x) || N(0, 1)) over ``rows`` above ``nats``.
+
+    Taken before whitening, axis by axis; a collapsed posterior (Lucas et al. 2019) has KL 0.
+    """
+    h, _ = model.core.gru(model.activity(torch.from_numpy(counts)[None]))
+    kl = gaussian_kl(model.core.mean(h), model.core.logvar(h).clamp(-8, 4))[0][torch.from_numpy(rows)].mean(0)
+    return int((kl > nats).sum())
