@@ -62,10 +62,22 @@ class TrainConfig(Strict):
     latents: int = Field(16, ge=2, le=128, description="latent dimensions d")
     run_in: int = Field(10, ge=0, description="bins before each trial that settle the recurrent state and are not scored")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the rewarded trials held out by seed")
-    epochs: int = Field(200, ge=1, description="passes over the training trials of the source model")
-    batch: int = Field(32, ge=1, description="trials per optimisation step")
+    window: int = Field(120, ge=20, description="bins of a training window of the source model")
+    epochs: int = Field(100, ge=1, description="passes over the source day for the source model")
+    batch: int = Field(32, ge=1, description="windows per optimisation step")
     learning_rate: float = Field(4e-3, gt=0, description="peak of the one-cycle schedule")
-    prior_epochs: int = Field(200, ge=1, description="passes of the diffusion prior's training")
+    dropout: float = Field(0.4, ge=0, lt=1, description="dropout on the core's output")
+    spike_weight: float = Field(0.1, ge=0, description="weight of the Poisson term beside the squared error of the kinematics")
+    kl_weight: float = Field(1e-3, ge=0, description="weight of the latents' KL to a standard normal")
+    augment_dropout: float = Field(0.3, ge=0, lt=1, description="largest share of channels silenced per window")
+    augment_gain: float = Field(0.2, ge=0, description="standard deviation of log gain per channel and window")
+    augment_offset: float = Field(
+        0.2, ge=0, description="standard deviation of the offset per channel and window, in channel SDs"
+    )
+    prior_epochs: int = Field(60, ge=1, description="passes over the training trials for the diffusion prior")
+    prior_width: int = Field(32, ge=4, description="width of the prior's tokens (multiple of 4)")
+    prior_blocks: int = Field(2, ge=1, description="STBlocks of the prior")
+    prior_steps: int = Field(100, ge=2, description="diffusion steps of the prior")
     min_trials: int = Field(20, ge=5, description="fewest rewarded trials to train on")
 
 
@@ -75,7 +87,10 @@ class AlignConfig(Strict):
     steps: int = Field(150, ge=0, description="most optimisation steps; 0 stops after per-channel re-normalisation")
     learning_rate: float = Field(1e-3, gt=0, description="Adam step size on the read-in")
     kl: float = Field(0.1, ge=0, description="weight of the Gaussian KL to the source latents beside the denoising term")
-    min_trials: int = Field(5, ge=1, description="fewest calibration trials to align on")
+    batch: int = Field(32, ge=1, description="trials per optimisation step")
+    check_every: int = Field(10, ge=1, description="steps between two looks at the held-out calibration trials")
+    patience: int = Field(3, ge=1, description="looks without a better objective before the search ends")
+    min_trials: int = Field(5, ge=2, description="fewest calibration trials to align on")
 
 
 class GateConfig(Strict):
@@ -91,10 +106,17 @@ class GateConfig(Strict):
     )
 
 
+class RecalibrateConfig(Strict):
+    """Settings of ``bci-align recalibrate``."""
+
+    align: AlignConfig = AlignConfig()
+    gate: GateConfig = GateConfig()
+
+
 class LiveConfig(Strict):
     """The live system: ``bci-align run CONFIG.yaml``."""
 
-    bundle: str = Field(description="path of the bundle (or of a directory of generations) to decode with")
+    bundle: str = Field(description="directory of the bundle to decode with")
     source: SourceConfig = SourceConfig()
     sink: SinkConfig = SinkConfig()
     align: AlignConfig = AlignConfig()

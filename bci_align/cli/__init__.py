@@ -1,1 +1,1 @@
-"""The cli room."""
+"""The command line: parse, call, print."""

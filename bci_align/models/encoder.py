@@ -59,7 +59,11 @@ class Core(nn.Module):
 
     def forward(self, activity: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         h, last = self.gru(activity, None if state is None else state[None])
-        return (self.mean(h) - self.centre) @ self.whiten, self.logvar(h).clamp(-8, 4), last[0]
+        return self.whitened(self.mean(h)), self.logvar(h).clamp(-8, 4), last[0]
+
+    def whitened(self, latents: Tensor) -> Tensor:
+        """Whiten raw latents (..., d)."""
+        return (latents - self.centre) @ self.whiten
 
 
 class SourceModel(nn.Module):

@@ -74,7 +74,7 @@ def fit(
             h, _ = model.core.gru(model.readin(augment((x[bins] - model.mean) * model.gain, config)))
             h = torch.nn.functional.dropout(h, config.dropout)
             mean, logvar = model.core.mean(h), model.core.logvar(h).clamp(-8, 4)
-            z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+            z = model.core.whitened(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean))
             per_bin = {
                 "kinematics": (model.kinematics(z) - y[bins]).square().sum(-1),
                 "spikes": poisson_nll(model.log_rate(z), x[bins]).mean(-1),

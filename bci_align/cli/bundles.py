@@ -1,0 +1,140 @@
+"""``train``, ``evaluate`` and ``recalibrate``: the commands between sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bci_align.alignment.erdiff import align
+from bci_align.alignment.gate import judge
+from bci_align.bundle.store import load_bundle, save_generation
+from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
+from bci_align.config import RecalibrateConfig, TrainConfig
+from bci_align.config import load as load_config
+from bci_align.errors import BundleError, Refused
+from bci_align.evaluation.score import evaluate
+from bci_align.session import io
+from bci_align.session.types import unlabelled
+from bci_align.training import source_split, train_bundle
+
+
+@click.command("train")
+@click.argument("session", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Bundle directory to write; must not exist.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), default=None, help="YAML with training settings; defaults suit most days."
+)
+@seed_option
+@as_json
+def train_command(session: Path, out: Path, config: Path | None, seed: int, as_json: bool) -> None:
+    """Train a bundle on the source-day SESSION: encoder, latents, decoders, diffusion prior.
+
+    Rewarded trials are split by --seed into training and validation trials; the scores printed are of the validation trials,
+    decoded bin by bin as the live system would. Of three velocity decoders the best on these trials is kept.
+    """
+    settings = load_config(TrainConfig, config) if config else TrainConfig()
+    day = io.load(session)
+    with staged_progress(as_json) as progress:
+        bundle = train_bundle(day, settings, seed, out, progress)
+    record = bundle.manifest.training
+    scores = evaluate(bundle, day, source_split(day, settings.validation, seed)[1])
+    result: dict[str, Any] = {
+        "bundle": str(out),
+        "validation": scores,
+        "decoder": bundle.manifest.decoder,
+        "decoders_r2": record["validation_r2"],
+        "active_dimensions": record["active_dimensions"],
+        "prior_parameters": sum(p.numel() for p in bundle.models()[1].parameters()),
+        "seed": seed,
+    }
+
+    def text() -> str:
+        others = ", ".join(f"{kind} {value:.1f}" for kind, value in record["validation_r2"].items())
+        return (
+            f"{out}: written\n"
+            f"  validation R2 {scores['r2']:.1f} % ({scores['trials']} trials, {scores['bins']} bins)\n"
+            f"  decoder {result['decoder']} (R2 of {others})\n"
+            f"  active latent dimensions {result['active_dimensions']} of {bundle.manifest.latents}\n"
+            f"  prior of {result['prior_parameters']} parameters on windows of {bundle.manifest.prior.window} bins"
+        )
+
+    emit(result, as_json, text)
+
+
+@click.command("evaluate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("session", type=click.Path(path_type=Path))
+@trials_option
+@as_json
+def evaluate_command(bundle: Path, session: Path, trials: str, as_json: bool) -> None:
+    """Score BUNDLE on SESSION: variance-weighted R2 (%), R2 per output, RMSE.
+
+    The whole session is decoded bin by bin; the bins of the chosen rewarded trials are scored.
+    """
+    loaded, day = load_bundle(bundle), io.load(session)
+    result = evaluate(loaded, day, parse_trials(trials, day))
+    result["generation"] = loaded.manifest.generation
+    result["seen_in_training"] = day.fingerprint() == loaded.manifest.training["counts_sha256"]
+
+    def text() -> str:
+        rows = [
+            ("output", "R2 %"),
+            *((n, f"{v:.2f}") for n, v in zip(loaded.manifest.outputs, result["r2_per_output"], strict=True)),
+        ]
+        rows.append(("variance-weighted", f"{result['r2']:.2f}"))
+        note = (
+            "\nnote: this bundle was trained on this session; only its validation trials are held out"
+            * result["seen_in_training"]
+        )
+        units = "/".join(dict.fromkeys(loaded.manifest.units))
+        return f"{table(rows)}\nRMSE {result['rmse']:.4g} {units}, {result['bins']} bins, {result['trials']} trials{note}"
+
+    emit(result, as_json, text)
+
+
+@click.command("recalibrate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("session", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory of the new generation; must not exist.")
+@click.option("--config", type=click.Path(path_type=Path), default=None, help="YAML with 'align' and 'gate' settings.")
+@trials_option
+@seed_option
+@as_json
+def recalibrate_command(
+    bundle: Path, session: Path, out: Path, config: Path | None, trials: str, seed: int, as_json: bool
+) -> None:
+    """Align BUNDLE to SESSION without labels, gate the result, write it as a new generation beside the old one.
+
+    Only the counts of the chosen rewarded trials are used; kinematics and targets are never read. A candidate that the gate
+    refuses is not written (exit status 3).
+    """
+    settings = load_config(RecalibrateConfig, config) if config else RecalibrateConfig()
+    if out.exists():
+        raise BundleError(f"{out}: exists already; a bundle is never overwritten")
+    loaded, day = load_bundle(bundle), io.load(session)
+    calibration = unlabelled(day, parse_trials(trials, day), loaded.manifest.run_in)
+    with staged_progress(as_json) as progress:
+        candidate = align(loaded, calibration, settings.align, seed, lambda done, total: progress("alignment", done, total))
+    verdict = judge(loaded, loaded.read_in, candidate.read_in, calibration, settings.gate)
+    if not verdict.accepted:
+        raise Refused(f"{out}: not written, the gate refused the candidate: {verdict.reason}")
+    record = candidate.record | {"session": day.name, "counts_sha256": day.fingerprint(), "gate": list(verdict.checks)}
+    made = save_generation(loaded, candidate.read_in, out, record)
+    result = {
+        "bundle": str(out),
+        "generation": made.manifest.generation,
+        "trials": len(calibration),
+        "steps": candidate.record["steps"],
+        "accepted": True,
+        "checks": list(verdict.checks),
+        "seed": seed,
+    }
+
+    def text() -> str:
+        rows = [("gate", "found", "expected"), *((str(c["name"]), str(c["value"]), str(c["bound"])) for c in verdict.checks)]
+        made_from = f"{len(calibration)} trials, {result['steps']} steps"
+        return f"{out}: written as generation {made.manifest.generation} ({made_from})\n{table(rows)}"
+
+    emit(result, as_json, text)

@@ -1,0 +1,70 @@
+"""``import`` and ``inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bci_align.cli.common import as_json, emit
+from bci_align.config import load as load_config
+from bci_align.session import io
+from bci_align.session.describe import describe
+from bci_align.session.importing import ImportMap, import_file
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--map", "map_path", required=True, type=click.Path(path_type=Path), help="Mapping file; examples in configs/import/."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Session file to write (.h5).")
+@click.option("--name", default=None, help="Name of the session; default: the file's.")
+@click.option("--force", is_flag=True, help="Replace an existing session file.")
+@as_json
+def import_command(file: Path, map_path: Path, out: Path, name: str | None, force: bool, as_json: bool) -> None:
+    """Bring a foreign recording FILE (.npz) into a session file.
+
+    The mapping file says which array holds the counts, the kinematics and the trial events; no code is written per data set.
+    """
+    session = import_file(file, load_config(ImportMap, map_path), name)
+    io.save(session, out, overwrite=force)
+    result = describe(session) | {"session": str(out)}
+    emit(result, as_json, lambda: f"{out}: written\n{_lines(result)}")
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@as_json
+def inspect_command(path: Path, as_json: bool) -> None:
+    """Show what a session file or a bundle directory holds."""
+    result = _bundle(path) if path.is_dir() else describe(io.load(path))
+    emit(result, as_json, lambda: f"{path}\n{_lines(result)}")
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    """Facts of a bundle; loading it also verifies every hash."""
+    from bci_align.bundle.store import load_bundle
+
+    bundle = load_bundle(path)
+    m = bundle.manifest
+    result = m.model_dump(mode="json", exclude={"files", "channels", "training", "alignment", "clamp"})
+    result["channels"] = len(m.channels)
+    result["identity"] = bundle.identity
+    result["training"] = {k: v for k, v in m.training.items() if k not in ("validation_trials", "prior_loss", "config")}
+    if m.alignment is not None:
+        result["alignment"] = {k: v for k, v in m.alignment.items() if k not in ("objective", "config")}
+    return result
+
+
+def _lines(facts: dict[str, Any], indent: int = 2) -> str:
+    """Facts as indented ``name: value`` lines."""
+    out = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            out += [f"{' ' * indent}{name}:", _lines(value, indent + 2)] if value else []
+        else:
+            shown = f"{value:.6g}" if isinstance(value, float) else value
+            out.append(f"{' ' * indent}{name}: {shown}")
+    return "\n".join(out)
