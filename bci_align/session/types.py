@@ -5,6 +5,7 @@ Time runs in seconds from the start of bin 0; bin ``k`` covers ``[k * bin_s, (k 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 
@@ -63,6 +64,10 @@ class Session:
     def bins(self) -> int:
         """Number of bins T."""
         return int(self.counts.shape[0])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the counts, by which a bundle knows the session that it was trained on."""
+        return hashlib.sha256(np.ascontiguousarray(self.counts, np.int32).tobytes()).hexdigest()
 
     def rewarded(self) -> NDArray[np.intp]:
         """Indices of the successful trials, in order of time."""
