@@ -51,10 +51,12 @@ class Bundle:
         m = self.manifest
         source = SourceModel(len(m.channels), m.hidden, m.latents, len(m.outputs))
         prior = new_prior(m.latents, m.prior)
-        tensors = safetensors.torch.load(self._files["core.safetensors"])
         try:
+            tensors = safetensors.torch.load(self._files["core.safetensors"])
             source.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("source.")}, strict=True)
             prior.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("prior.")}, strict=True)
+        except SafetensorError as e:
+            raise BundleError(f"{self.path / 'core.safetensors'}: not a safetensors file ({e})") from None
         except RuntimeError as e:
             raise BundleError(f"{self.path / 'core.safetensors'}: does not fit its manifest ({str(e).splitlines()[0]})") from None
         source.set_read_in(self.read_in)

@@ -37,7 +37,7 @@ class Recurrent:
 
     @classmethod
     def fit(
-        cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp], seed: int = 0, hidden: int = 32, epochs: int = 30
+        cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp], seed: int = 0, hidden: int = 32, steps: int = 360
     ) -> Recurrent:
         """Fit by least squares on ``rows`` (bin indices) of continuous ``latents`` (T, d), ``kinematics`` (T, K)."""
         rng = np.random.default_rng(seed)
@@ -48,17 +48,15 @@ class Recurrent:
         weight = torch.zeros(len(z))
         weight[torch.from_numpy(rows)] = 1.0
         optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-        for _ in range(epochs):
-            starts = np.arange(int(rng.integers(WINDOW)), max(len(z) - WINDOW, 1), WINDOW)
-            rng.shuffle(starts)
-            for batch in np.array_split(starts, max(len(starts) // 32, 1)):
-                bins = torch.from_numpy(batch[:, None] + np.arange(min(WINDOW, len(z))))
-                w = weight[bins]
-                w[:, :BURN] = 0
-                loss = ((net(z[bins]) - y[bins]).square().sum(-1) * w).sum() / w.sum().clamp(min=1)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
+        length = min(WINDOW, len(z))
+        for _ in range(steps):
+            bins = torch.from_numpy(rng.integers(0, len(z) - length + 1, (32, 1)) + np.arange(length))
+            w = weight[bins]
+            w[:, :BURN] = 0
+            loss = ((net(z[bins]) - y[bins]).square().sum(-1) * w).sum() / w.sum().clamp(min=1)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
         p = {name: t.detach().numpy().copy() for name, t in net.named_parameters()}
         keys = ("gru.weight_ih_l0", "gru.weight_hh_l0", "gru.bias_ih_l0", "gru.bias_hh_l0", "out.weight", "out.bias")
         return cls({name: p[key] for name, key in zip(cls.names, keys, strict=True)})

@@ -24,8 +24,8 @@ from bci_align.training import source
 def supervised(bundle: Bundle, session: Session, trials: NDArray[np.intp], seed: int, path: Path) -> Bundle:
     """Fine-tune every weight of ``bundle`` on the labelled ``trials`` (indices) of ``session`` and write it to ``path``.
 
-    Starts from per-channel re-normalisation, trains as on the source day at a quarter of its learning rate for half as long, refits the Wiener
-    decoder. Nothing after the last of ``trials`` is seen.
+    Starts from per-channel re-normalisation, trains as on the source day at a quarter of its learning rate for half as long,
+    refits the Wiener decoder. Nothing after the last of ``trials`` is seen.
     """
     check(bundle, session)
     if session.kinematics is None:

@@ -1,0 +1,45 @@
+"""What every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bci_align.bundle.store import Bundle
+from bci_align.config import TrainConfig
+from bci_align.session.types import Session
+from bci_align.training import train_bundle
+from bci_align_sim.day import simulate_days
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Where the real recordings lie: $BCI_ALIGN_DATA, or shared/data beside the repository. They are never in it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    found = Path(os.environ.get("BCI_ALIGN_DATA") or beside)
+    if (found / "isometric_day0.npz").is_file():
+        return found
+    message = f"real recordings: expected isometric_day0.npz in {found}, found no such file; set BCI_ALIGN_DATA"
+    # A check that CI skips is a check nobody makes.
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+torch.set_num_threads(1)  # two threads that share their cores with a test's live processes mostly wait for each other
+
+SMALL = TrainConfig(epochs=25, prior_epochs=12, prior_width=16, hidden=32, latents=8, min_trials=10)
+"""Training that takes seconds: the results are poor and the machinery is the same."""
+
+
+@pytest.fixture(scope="session")
+def small_days() -> tuple[Session, Session]:
+    """A simulated day 0 and a drifted day K, 32 channels, bins of 50 ms."""
+    return simulate_days(seed=2, trials=(60, 40), bin_s=0.05, channels=32)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_days: tuple[Session, Session], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A real bundle, trained on the small day 0."""
+    return train_bundle(small_days[0], SMALL, 0, tmp_path_factory.mktemp("bundle") / "day0")
