@@ -1,0 +1,184 @@
+"""``replay`` and ``run``: the live system on a recording and on a rig."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bci_align.bundle.store import load_bundle
+from bci_align.cli.common import as_json, emit, seed_option, staged_progress, table
+from bci_align.config import LiveConfig
+from bci_align.config import load as load_config
+from bci_align.errors import ConfigError
+from bci_align.evaluation.replayed import score_replay
+from bci_align.evaluation.score import check
+from bci_align.runtime.live import LiveSystem
+from bci_align.runtime.replay import ReplayResult, replay
+from bci_align.session import io
+
+READY_S = 60.0
+"""Seconds that both processes get to start, beyond the wait for the stream."""
+
+
+class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A factor of real time, or ``max``."""
+
+    name = "N|max"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Give the factor, or None for ``max``."""
+        if value is None or isinstance(value, float):
+            return value
+        if value == "max":
+            return None
+        try:
+            speed = float(value)
+            if not 0 < speed < float("inf"):
+                raise ValueError
+        except ValueError:
+            self.fail(f"expected a positive number or 'max', found {value!r}", param, ctx)
+        return speed
+
+
+@click.command("replay")
+@click.argument("session", type=click.Path(path_type=Path))
+@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Bundle that decodes at the start.")
+@click.option("--over", type=click.Choice(["lsl", "zmq"]), default="lsl", show_default=True, help="Transport, both ways.")
+@click.option("--speed", type=Speed(), default="1", show_default=True, help="Factor of real time, or 'max'.")
+@click.option(
+    "--calibration", type=click.IntRange(0), default=None, help="Rewarded trials to collect before aligning; 0 never aligns."
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), default=None, help="YAML of the live system; its streams are not used."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Directory of new generations and decisions.jsonl.")
+@seed_option
+@as_json
+def replay_command(
+    session: Path,
+    bundle: Path,
+    over: str,
+    speed: float | None,
+    calibration: int | None,
+    config: Path | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Play SESSION through a real outlet or socket into the live system, and score what came out.
+
+    With --speed max the player waits while the aligner works, so every run gives the same result; with a number it keeps the
+    pace whatever happens, as a rig does.
+    """
+    day, first = io.load(session), load_bundle(bundle)
+    check(first, day)
+    given = load_config(LiveConfig, config) if config else LiveConfig(bundle=str(bundle))
+    update: dict[str, Any] = {"bundle": str(bundle), "seed": seed, "out": str(out or Path(given.out) / f"replay-{day.name}")}
+    if calibration is not None:
+        update |= {"calibration_trials": max(calibration, 1), "recalibrations": given.recalibrations if calibration else 0}
+    settings = LiveConfig.model_validate(given.model_dump() | update)
+    if settings.recalibrations and settings.calibration_trials >= len(day.rewarded()):
+        raise ConfigError(
+            f"calibration: expected fewer trials than the session's {len(day.rewarded())} rewarded ones, "
+            f"found {settings.calibration_trials}; no trial would be left to decode after a swap"
+        )
+    with staged_progress(as_json) as progress:
+        result = replay(day, settings, over, speed, lambda r: _show(r, progress, as_json))
+    swaps = [
+        {"bin": s["bin"], "generation": s["generation"], "verdict": s["verdict"]["reason"], "path": s["path"]}
+        for s in result.swaps
+    ]
+    report = {
+        "bins_in": result.bins_in,
+        "bins_out": result.bins_out,
+        "lost": len(result.lost),
+        "swaps": swaps,
+        "refusals": [r["reason"] for r in result.refusals],
+        "notes": result.notes,
+        "over": over,
+        "speed": speed or "max",
+        "out": settings.out,
+    } | score_replay(first, day, result.outputs, result.generation, swaps)
+    emit(report, as_json, lambda: _replay_text(report, result))
+
+
+def _show(report: dict[str, Any], progress: Any, quiet: bool) -> None:
+    """Draw the progress of playing; tell of everything else as it happens."""
+    if report["report"] == "playing":
+        progress("playing", report["done"], report["total"])
+    elif not quiet and (line := sentence(report)):
+        click.echo(f"\n{line}", err=True)
+
+
+def _replay_text(report: dict[str, Any], result: ReplayResult) -> str:
+    def percent(key: str) -> str:
+        return "-" if report[key] is None else f"{report[key]:.1f}"
+
+    rows = [
+        ("R2 %", "live", "same trials, not aligned", "trials"),
+        ("before the swap", percent("r2_before"), percent("r2_before"), str(report["trials_before"])),
+        ("after the swap", percent("r2_after"), percent("r2_after_unaligned"), str(report["trials_after"])),
+    ]
+    lines = [f"bins in {report['bins_in']}, out {report['bins_out']}, lost {report['lost']}"]
+    lines += [f"swap at bin {s['bin']} to generation {s['generation']} ({s['path']}): {s['verdict']}" for s in report["swaps"]]
+    lines += [f"refused: {reason}" for reason in report["refusals"]] + report["notes"]
+    lines.append(f"largest |live - offline| on any bin: {report['live_minus_offline']:.2g} source standard deviations")
+    return "\n".join([table(rows), *lines])
+
+
+@click.command("run")
+@click.argument("config", type=click.Path(path_type=Path))
+@as_json
+def run_command(config: Path, as_json: bool) -> None:
+    """Decode a live rig as CONFIG.yaml says, and recalibrate while it runs. Ctrl-C stops it.
+
+    Examples: configs/lsl.yaml, configs/zmq.yaml.
+    """
+    settings = load_config(LiveConfig, config)
+    started = time.monotonic()
+    summary: dict[str, Any] = {"swaps": [], "refusals": []}
+    with LiveSystem(settings) as live:
+        live.wait_ready(settings.source.connect_timeout_s + READY_S)
+        while live.decoding:
+            for report in live.poll(0.5):
+                _count(report, summary)
+                if not as_json and settings.log == "normal" and (line := sentence(report)):
+                    click.echo(f"{time.monotonic() - started:8.1f} s  {line}")
+    emit(summary, as_json, lambda: f"ended: {summary.get('why', 'stopped')}, {summary.get('bins', 0)} bins")
+
+
+def _count(report: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Keep what the summary of a run needs."""
+    if report["report"] == "swapped":
+        summary["swaps"].append({"bin": report["bin"], "generation": report["generation"]})
+    elif report["report"] == "verdict" and not report["accepted"]:
+        summary["refusals"].append(report["reason"])
+    elif report["report"] == "ended":
+        summary.update({k: report[k] for k in ("why", "bins", "gaps", "bad")})
+
+
+def sentence(r: dict[str, Any]) -> str | None:
+    """One line for people, or None for what only a program wants to know."""
+    kind = r["report"]
+    if kind == "ready" and r["from"] == "decoder":
+        what = f"{r['channels']} channels, bins of {r['bin_s']:g} s, generation {r['generation']}"
+        return f"decoding {r['stream']}: {what}, {r['scheduler']}"
+    if kind == "aligning":
+        return f"aligning generation {r['generation']} on {r['trials']} trials"
+    if kind == "verdict":
+        said = "accepted" if r["accepted"] else "refused"
+        return f"generation {r['generation']} {said}: {r['reason']} ({r['seconds']:.1f} s)"
+    if kind == "swapped":
+        return f"swapped: generation {r['generation']} decodes from bin {r['bin']} on"
+    if kind == "dropped":
+        return f"generation {r['generation']} dropped: {r['reason']}"
+    if kind == "aligner_died":
+        return f"the aligner died ({r['reason']}); decoding goes on without it"
+    if kind == "missed":
+        return f"the aligner missed {r['records']} records"
+    if kind == "log_failed":
+        return f"decisions.jsonl: {r['reason']}"
+    return None
