@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from bci_align.bundle.store import Bundle
 from bci_align.config import TrainConfig
@@ -26,8 +25,6 @@ def data_dir() -> Path:
         pytest.fail(message)
     pytest.skip(message)
 
-
-torch.set_num_threads(1)  # two threads that share their cores with a test's live processes mostly wait for each other
 
 SMALL = TrainConfig(epochs=25, prior_epochs=12, prior_width=16, hidden=32, latents=8, min_trials=10)
 """Training that takes seconds: the results are poor and the machinery is the same."""

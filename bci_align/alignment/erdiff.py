@@ -24,6 +24,7 @@ from bci_align.evaluation.score import difference
 from bci_align.models.encoder import ReadIn, SourceModel
 from bci_align.session.types import UnlabelledTrials
 from bci_align.signal import normaliser
+from bci_align.threads import one_thread
 
 HELD_OUT = 0.2
 """Share of the calibration trials that only the stop rule sees."""
@@ -54,6 +55,7 @@ def check(bundle: Bundle, trials: UnlabelledTrials, least: int) -> None:
         raise AlignmentError(f"expected at least {least} calibration trials, found {len(trials)}")
 
 
+@one_thread()
 def align(
     bundle: Bundle,
     trials: UnlabelledTrials,

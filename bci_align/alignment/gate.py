@@ -13,6 +13,7 @@ from bci_align.config import GateConfig
 from bci_align.diffusion.windows import cut, pad
 from bci_align.models.encoder import ReadIn
 from bci_align.session.types import UnlabelledTrials
+from bci_align.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def judge(bundle: Bundle, incumbent: ReadIn, candidate: ReadIn, trials: Unlabell
     return Verdict(not failed, reason, tuple(checks))
 
 
+@one_thread()
 @torch.no_grad()
 def prior_loss(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, draws: int = 8) -> float:
     """Denoising loss of the trials' latents under the frozen prior, with always the same windows and noise; lower is likelier.

@@ -18,9 +18,11 @@ from bci_align.errors import TrainingError
 from bci_align.evaluation.score import check, rows
 from bci_align.session.types import Session
 from bci_align.signal import normaliser
+from bci_align.threads import one_thread
 from bci_align.training import source
 
 
+@one_thread()
 def supervised(bundle: Bundle, session: Session, trials: NDArray[np.intp], seed: int, path: Path) -> Bundle:
     """Fine-tune every weight of ``bundle`` on the labelled ``trials`` (indices) of ``session`` and write it to ``path``.
 

@@ -22,6 +22,7 @@ from bci_align.evaluation.score import rows
 from bci_align.models.encoder import SourceModel
 from bci_align.session.types import Session
 from bci_align.signal import normaliser
+from bci_align.threads import one_thread
 from bci_align.training import source
 
 Progress = Callable[[str, int, int], None]
@@ -35,6 +36,7 @@ def source_split(session: Session, share: float, seed: int) -> tuple[NDArray[np.
     return np.sort(trials[order[held_out:]]), np.sort(trials[order[:held_out]])
 
 
+@one_thread()
 def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, progress: Progress | None = None) -> Bundle:
     """Train encoder, spike decoder, velocity decoder and diffusion prior on ``session`` and write them as a bundle.
 

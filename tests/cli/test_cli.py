@@ -1,0 +1,175 @@
+import json
+import pickle
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from bci_align.bundle.store import Bundle
+from bci_align.cli.main import COMMANDS, main
+from bci_align.session import io
+from bci_align.session.types import Session
+
+Days = tuple[Session, Session]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, small_days: Days) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    for name, day in zip(("day0.h5", "dayk.h5"), small_days, strict=True):
+        io.save(day, folder / name)
+    return folder
+
+
+def ok(capsys: Capture, *words: object) -> dict[str, Any]:
+    """Run a command with --json: exit 0 and exactly one JSON object on standard output."""
+    assert main([*map(str, words), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def fault(capsys: Capture, *words: object, status: int = 2) -> str:
+    """Run a command that must fail: its status, one sentence on standard error, nothing on standard output."""
+    assert main([*map(str, words)]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("bci-align: ")]
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help_and_json(command: str, capsys: Capture) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert len(text.split("Options:")[0].split()) > 8  # more than the usage line
+
+
+def test_help_lists_every_command(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+def test_between_sessions_from_a_recording_to_a_new_generation(work: Path, capsys: Capture, tmp_path: Path) -> None:
+    settings = tmp_path / "train.yaml"
+    settings.write_text("epochs: 25\nprior_epochs: 6\nprior_width: 16\nhidden: 32\nlatents: 8\n")
+    trained = ok(capsys, "train", work / "day0.h5", "--out", tmp_path / "b", "--config", settings, "--seed", 0)
+    assert trained["validation"]["r2"] > 40
+    before = ok(capsys, "evaluate", tmp_path / "b", work / "dayk.h5", "--trials", "25:")
+    assert {"r2", "r2_per_output", "rmse", "bins", "trials"} <= set(before)
+    assert before["seen_in_training"] is False
+    made = ok(capsys, "recalibrate", tmp_path / "b", work / "dayk.h5", "--trials", ":25", "--out", tmp_path / "b1")
+    assert made["generation"] == 1
+    after = ok(capsys, "evaluate", tmp_path / "b1", work / "dayk.h5", "--trials", "25:")
+    assert after["r2"] > before["r2"] + 5
+    seen = ok(capsys, "inspect", tmp_path / "b1")
+    assert seen["generation"] == 1
+    assert seen["parent"] == ok(capsys, "inspect", tmp_path / "b")["identity"]
+    assert ok(capsys, "evaluate", tmp_path / "b", work / "day0.h5")["seen_in_training"] is True
+    assert "channels" in ok(capsys, "inspect", work / "day0.h5")
+
+
+def test_text_output_is_for_people(work: Path, small_bundle: Bundle, capsys: Capture) -> None:
+    assert main(["evaluate", str(small_bundle.path), str(work / "day0.h5")]) == 0
+    text = capsys.readouterr().out
+    assert "variance-weighted" in text
+    assert "trained on this session" in text
+    assert main(["inspect", str(work / "day0.h5")]) == 0
+    assert "mean_rate_hz" in capsys.readouterr().out
+
+
+def test_import_by_mapping_and_its_faults(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "r.npz", n=rng.poisson(2, (400, 3)), a=np.arange(0.5, 18, 1.5), b=np.arange(1.5, 19, 1.5))
+    good = {"format": "npz", "counts": {"array": "n"}, "bin_s": 0.05, "channels": {"prefix": "ch"}}
+    good |= {"trials": {"start": "a", "end": "b", "success": "all"}}
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(good))
+    made = ok(capsys, "import", tmp_path / "r.npz", "--map", tmp_path / "map.yaml", "--out", tmp_path / "s.h5")
+    assert made["bins"] == 400
+    words = ("import", tmp_path / "r.npz", "--map", tmp_path / "map.yaml", "--out", tmp_path / "s.h5")
+    assert "s.h5" in fault(capsys, *words)  # exists already
+    assert main([*map(str, words), "--force"]) == 0
+    capsys.readouterr()
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(good | {"chanels": 1}))
+    words = ("import", tmp_path / "r.npz", "--map", tmp_path / "bad.yaml", "--out", tmp_path / "t.h5")
+    assert "unknown key 'chanels'; the nearest known key is 'channels'" in fault(capsys, *words)
+    (tmp_path / "p.npz").write_bytes(pickle.dumps({"n": 1}))
+    assert "pickle" in fault(capsys, "import", tmp_path / "p.npz", "--map", tmp_path / "map.yaml", "--out", tmp_path / "t.h5")
+    np.savez(tmp_path / "neg.npz", n=rng.poisson(2, (400, 3)) - 5, a=np.arange(0.5, 18, 1.5), b=np.arange(1.5, 19, 1.5))
+    assert "negative" in fault(capsys, "import", tmp_path / "neg.npz", "--map", tmp_path / "map.yaml", "--out", tmp_path / "t.h5")
+    assert not (tmp_path / "t.h5").exists()
+
+
+def test_bad_files_and_settings(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    b = small_bundle.path
+    assert "no such file" in fault(capsys, "evaluate", b, tmp_path / "none.h5")
+    assert "no such bundle" in fault(capsys, "evaluate", tmp_path / "none", work / "day0.h5")
+    (tmp_path / "cut.h5").write_bytes((work / "day0.h5").read_bytes()[:5000])
+    assert "cut.h5" in fault(capsys, "train", tmp_path / "cut.h5", "--out", tmp_path / "x")
+    (tmp_path / "typo.yaml").write_text("epoks: 3\n")
+    says = fault(capsys, "train", work / "day0.h5", "--out", tmp_path / "x", "--config", tmp_path / "typo.yaml")
+    assert "unknown key 'epoks'; the nearest known key is 'epochs'" in says
+    assert "expected a slice" in fault(capsys, "evaluate", b, work / "day0.h5", "--trials", "first ten")
+    assert "found none in '500:'" in fault(capsys, "evaluate", b, work / "day0.h5", "--trials", "500:")
+    assert "expected at least 5 calibration trials, found 3" in fault(
+        capsys, "recalibrate", b, work / "dayk.h5", "--trials", ":3", "--out", tmp_path / "x"
+    )
+    assert "exists already" in fault(capsys, "recalibrate", b, work / "dayk.h5", "--out", tmp_path)
+    assert "no trial would be left" in fault(capsys, "replay", work / "dayk.h5", "--bundle", b, "--calibration", "400")
+    assert not (tmp_path / "x").exists()
+    assert main(["replay", str(work / "dayk.h5"), "--bundle", str(b), "--speed", "fast"]) == 2
+    assert main(["evaluate", str(b)]) == 2
+
+
+def test_a_fault_with_json_is_json_too(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["inspect", str(tmp_path / "none.h5"), "--json"]) == 2
+    assert "none.h5" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_refused_candidate_is_not_written(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "hard.yaml").write_text("gate: {min_trials: 1000}\n")
+    words = ("recalibrate", small_bundle.path, work / "dayk.h5", "--config", tmp_path / "hard.yaml", "--out", tmp_path / "x")
+    assert "calibration trials" in fault(capsys, *words, status=3)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_stream_that_never_appears_says_what_was_looked_for(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    config = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+    config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    says = fault(capsys, "run", tmp_path / "run.yaml")
+    assert "nobody-sends-this" in says
+
+
+def test_a_port_in_use_is_named(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        config = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+        config["source"] = {"kind": "zmq", "connect_timeout_s": 1.0}
+        config["sink"] = {"kind": "zmq", "address": address}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+        says = fault(capsys, "run", tmp_path / "run.yaml")
+    assert address in says or "5571" in says
+
+
+def test_replay_scores_what_came_out(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    words = ("replay", work / "dayk.h5", "--bundle", small_bundle.path, "--over", "zmq", "--speed", "max", "--calibration", 20)
+    result = ok(capsys, *words, "--out", tmp_path / "out")
+    assert result["lost"] == 0
+    assert result["bins_in"] == result["bins_out"]
+    assert len(result["swaps"]) + len(result["refusals"]) == 1
+    assert result["live_minus_offline"] < 1e-4
+    assert {"r2_before", "r2_after"} <= set(result)
+    for swap in result["swaps"]:
+        assert {"bin", "generation", "verdict"} <= set(swap)
+        assert result["r2_after"] > result["r2_after_unaligned"]
