@@ -19,7 +19,7 @@ help:
 setup: $(VENV)/.test $(VENV)/.dev
 
 demo: $(VENV)/.run
-	$(BIN)/bci-align demo
+	$(BIN)/python -m bci_align_sim.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

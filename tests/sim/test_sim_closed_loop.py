@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+
+from bci_align.streams.contract import END, GO, START
 from bci_align_sim.closed_loop import WORKSPACE, ClosedLoop, Controller
 from bci_align_sim.task import CentreOut, record_day
 from bci_align_sim.tuning import Tuning
-
-from bci_align.streams.contract import END, GO, START
 
 TUNING = Tuning.draw(64, 0)
 

@@ -2,10 +2,11 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from bci_align_sim.day import simulate_days
 from bci_align_sim.drift import Drift, apply
 from bci_align_sim.tuning import Tuning
-from pydantic import ValidationError
 
 NONE = Drift.level(0)
 DAY0 = Tuning.draw(1000, 0)

@@ -10,12 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bci_align_sim.closed_loop import ClosedLoop
-from bci_align_sim.day import simulate_days, simulate_tunings
-from bci_align_sim.rig import main, parse
-from bci_align_sim.rig_loop import Listener, Pacer, play_closed_loop, play_session, session_events
-from bci_align_sim.task import record_day
-from bci_align_sim.tuning import Tuning
 
 from bci_align.config import SinkConfig, SourceConfig
 from bci_align.errors import StreamError
@@ -23,6 +17,12 @@ from bci_align.session.io import save
 from bci_align.session.types import bin_of
 from bci_align.streams.contract import END, GO, START, Bin, Decoded, TrialEvent
 from bci_align.streams.registry import make_sink, make_source
+from bci_align_sim.closed_loop import ClosedLoop
+from bci_align_sim.day import simulate_days, simulate_tunings
+from bci_align_sim.rig import main, parse
+from bci_align_sim.rig_loop import Listener, Pacer, play_closed_loop, play_session, session_events
+from bci_align_sim.task import record_day
+from bci_align_sim.tuning import Tuning
 
 TUNING = Tuning.draw(8, 0)
 

@@ -2,6 +2,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+
 from bci_align_sim.subject import Subject
 from bci_align_sim.task import move
 from bci_align_sim.tuning import BASELINE_HZ, SOFT_HZ, Tuning

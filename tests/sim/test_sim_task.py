@@ -2,12 +2,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+
+from bci_align.session.types import validate
 from bci_align_sim.day import simulate_days
 from bci_align_sim.drift import Drift
 from bci_align_sim.task import CentreOut, minimum_jerk, move, record_day
 from bci_align_sim.tuning import Tuning
-
-from bci_align.session.types import validate
 
 TUNING = Tuning.draw(16, 0)
 
