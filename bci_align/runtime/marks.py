@@ -1,0 +1,60 @@
+"""Trial starts and ends between arriving and taking effect: each waits for the bin that holds it."""
+
+from __future__ import annotations
+
+from bisect import insort
+from operator import attrgetter
+
+from bci_align.session.types import TIME_TOLERANCE_S
+from bci_align.streams.contract import END, START, Bin, TrialEvent
+
+MOST = 4096
+"""Marks that can wait. Only a rig whose events run on another clock than its bins gets there; the oldest is dropped then."""
+
+
+class Marks:
+    """START and END events in order of time; other events are none of its business."""
+
+    def __init__(self) -> None:
+        self._waiting: list[TrialEvent] = []
+
+    def add(self, event: TrialEvent) -> bool:
+        """Take in one event; whether it was a mark."""
+        if event.name not in (START, END):
+            return False
+        insort(self._waiting, event, key=attrgetter("t"))  # equal times keep their order of arrival
+        del self._waiting[:-MOST]
+        return True
+
+    def due(self, t: float) -> list[TrialEvent]:
+        """Take out, in order, what lies inside or before a bin that ends at ``t`` seconds."""
+        n = 0
+        while n < len(self._waiting) and self._waiting[n].t + TIME_TOLERANCE_S < t:
+            n += 1
+        taken, self._waiting = self._waiting[:n], self._waiting[n:]
+        return taken
+
+
+class TrialClock:
+    """Tells for every bin whether a trial was running in it; the bins that hold a start or an end count as inside."""
+
+    def __init__(self, bin_s: float) -> None:
+        self._bin_s = bin_s
+        self._marks = Marks()
+        self._running = False
+
+    def add(self, event: TrialEvent) -> bool:
+        """Take in one event; whether it was a mark."""
+        return self._marks.add(event)
+
+    def inside(self, item: Bin) -> bool:
+        """Whether a trial runs in ``item``; call once for every bin, in order."""
+        inside = self._running
+        for mark in self._marks.due(item.t):
+            self._running = mark.name == START
+            late = mark.t + TIME_TOLERANCE_S < item.t - self._bin_s
+            if self._running:
+                inside = True
+            elif late:  # the trial was over before this bin began
+                inside = False
+        return inside

@@ -1,0 +1,157 @@
+"""The one piece of shared memory of a live system: a board of counters, the ring and the mailbox.
+
+Plain memory instead of ``multiprocessing``'s locks, queues and events on purpose: a process that is killed while it holds one of
+those blocks the others for ever, and no death in here may stop the decoder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bci_align.errors import RuntimeFault
+from bci_align.runtime.mailbox import Mailbox
+from bci_align.runtime.ring import Ring
+
+PREFIX = "bci_align_"
+"""Begins the name of every segment of ours, followed by its creator's process number: ``ls /dev/shm`` tells a leftover."""
+
+ALL_HANDLED = 2**62
+"""Value of :attr:`Cell.HANDLED` from an aligner that will not align again."""
+
+_RECORDS = 2**14
+_RING_BYTES = 32 * 2**20
+"""A ring is this long or this large, whichever is less: 16384 records are 160 s of 10 ms bins, longer than an alignment
+takes; 32 MB leave room in the 64 MB of shared memory that a container gets."""
+
+
+class Cell(IntEnum):
+    """Counters on the board; each has ONE writer."""
+
+    STOP = 0
+    """Parent: not 0 asks both processes to end."""
+    BINS = 1
+    """Decoder: bins decoded."""
+    LAST_SEQ = 2
+    """Decoder: 1 + sequence number of the last bin that was decoded, written out and put in the ring."""
+    MARKS = 3
+    """Decoder: trial starts and ends taken in."""
+    GAPS = 4
+    """Decoder: bins that never arrived."""
+    BAD = 5
+    """Decoder: bins whose counts were not usable."""
+    SETTLED = 6
+    """Decoder: version of the mailbox's last read-in that is warm, swapped in or dropped."""
+    HANDLED = 7
+    """Aligner: records of the ring that are dealt with, any alignment they led to included."""
+    TRIALS = 8
+    """Aligner: usable calibration trials found so far."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that a process needs to attach: the segment's ``name`` and the sizes of what is in it."""
+
+    name: str
+    channels: int
+    hidden: int
+    capacity: int
+
+
+class Shared:
+    """Board, ring and mailbox over one segment; :meth:`create` in the parent, :meth:`attach` in its processes."""
+
+    def __init__(self, segment: SharedMemory, layout: Layout, owner: bool) -> None:
+        self._segment, self._owner = segment, owner
+        self.layout = layout
+        buffer = segment.buf
+        assert buffer is not None
+        at_ring, at_mailbox, _ = _offsets(layout)
+        self.board: NDArray[np.int64] = np.frombuffer(buffer, np.int64, len(Cell))
+        self.ring = Ring(buffer[at_ring:], layout.channels, layout.capacity)
+        self.mailbox = Mailbox(buffer[at_mailbox:], layout.channels, layout.hidden)
+
+    @classmethod
+    def create(cls, channels: int, hidden: int, capacity: int | None = None) -> Shared:
+        """Make a segment, all zeros, that :meth:`close` removes."""
+        if capacity is None:
+            capacity = min(_RECORDS, _RING_BYTES // Ring.nbytes(channels, 1))
+        layout = Layout(f"{PREFIX}{os.getpid()}_{secrets.token_hex(4)}", channels, hidden, capacity)
+        segment = SharedMemory(layout.name, create=True, size=_offsets(layout)[-1])
+        try:
+            _reserve(segment)
+        except OSError as e:
+            segment.close()
+            segment.unlink()
+            raise RuntimeFault(
+                f"shared memory: expected {segment.size} bytes of it to be free, found fewer ({e.strerror})"
+            ) from None
+        return cls(segment, layout, owner=True)
+
+    @classmethod
+    def attach(cls, layout: Layout) -> Shared:
+        """Open the segment that another process created; closing it here leaves it to that process."""
+        return cls(_attach(layout.name), layout, owner=False)
+
+    def get(self, cell: Cell) -> int:
+        """Read a counter."""
+        return int(self.board[cell])
+
+    def set(self, cell: Cell, value: int) -> None:
+        """Write a counter; only its one writer may."""
+        self.board[cell] = value
+
+    def close(self) -> None:
+        """Detach, and remove the segment if this process made it; harmless when called twice."""
+        if not hasattr(self, "board"):
+            return
+        del self.board
+        self.ring.release()
+        self.mailbox.release()
+        try:
+            self._segment.close()
+        finally:
+            if self._owner:
+                self._segment.unlink()
+
+
+def _offsets(layout: Layout) -> tuple[int, int, int]:
+    """Where ring and mailbox begin, and the size of the whole, in bytes; multiples of a cache line."""
+    ring = 64 * 2
+    mailbox = ring + -(-Ring.nbytes(layout.channels, layout.capacity) // 64) * 64
+    return ring, mailbox, mailbox + Mailbox.nbytes(layout.channels, layout.hidden)
+
+
+def _reserve(segment: SharedMemory) -> None:
+    """Take the memory now: on a full ``/dev/shm`` the first touch of a page would kill the decoder in the middle of a session."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(segment._fd, 0, segment.size)  # type: ignore[attr-defined]
+
+
+def _attach(name: str) -> SharedMemory:
+    """Open a segment without becoming responsible for it.
+
+    Before Python 3.13 the resource tracker takes every process that attaches for an owner: it would remove the segment under
+    the others' feet, or warn of a leak when the owner was quicker.
+    """
+    if sys.version_info >= (3, 13):
+        return SharedMemory(name, track=False)
+    register = resource_tracker.register
+    resource_tracker.register = _do_not_register
+    try:
+        return SharedMemory(name)
+    finally:
+        resource_tracker.register = register
+
+
+def _do_not_register(name: Any, rtype: Any) -> None:
+    """Stand in for the tracker's register while attaching."""

@@ -1,0 +1,269 @@
+"""The decode loop: every bin decoded once, by the right generation, from a state that offline stepping reproduces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bci_align.bundle.store import Bundle
+from bci_align.errors import StreamError
+from bci_align.models.encoder import ReadIn
+from bci_align.runtime.decode_loop import HISTORY, DecodeLoop
+from bci_align.session.types import Session
+from bci_align.streams.contract import END, START, Bin, Decoded, Flags, TrialEvent
+
+from .fakes import LeakyPipeline, read_in, small_session, stream
+
+BIN_S = 0.02
+
+
+def counts(bins: int, channels: int = 5, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).poisson(1.0, (bins, channels)).astype(np.float32)
+
+
+def bin_at(k: int, x: NDArray[np.float32]) -> Bin:
+    return Bin(k, (k + 1) * BIN_S, x)
+
+
+def new_loop() -> tuple[DecodeLoop, LeakyPipeline]:
+    pipeline = LeakyPipeline()
+    return DecodeLoop(pipeline, read_in(0), 0, BIN_S), pipeline
+
+
+def feed(loop: DecodeLoop, x: NDArray[np.float32], start: int, stop: int, idle: int = 4) -> list[Decoded]:
+    out = []
+    for k in range(start, stop):
+        out.append(loop.on_bin(bin_at(k, x[k])))
+        loop.idle(idle)
+    return out
+
+
+def values(samples: list[Decoded]) -> NDArray[np.float64]:
+    return np.array([s.values for s in samples])
+
+
+def test_without_a_candidate_it_is_offline_stepping() -> None:
+    loop, pipeline = new_loop()
+    x = counts(100)
+    out = feed(loop, x, 0, 100)
+    assert np.array_equal(values(out), LeakyPipeline().run(x, read_in(0)))
+    assert [s.seq_in for s in out] == list(range(100))
+    assert {s.generation for s in out} == {0}
+    assert pipeline.steps == 100
+
+
+def test_a_candidate_catches_up_in_bounded_steps_and_then_decodes_as_if_it_always_had() -> None:
+    loop, pipeline = new_loop()
+    x = counts(1200)
+    feed(loop, x, 0, 1000)
+    loop.offer(read_in(1), 1)
+    assert loop.warming
+    before = pipeline.steps
+    loop.idle(4)
+    assert pipeline.steps == before + 4
+    out = feed(loop, x, 1000, 1200, idle=4)  # gains three bins per bin: warm after 400 / 3
+    first = next(i for i, s in enumerate(out) if s.generation == 1)
+    assert 130 <= first <= 135
+    assert out[first].flags & Flags.SWAPPED
+    assert sum(bool(s.flags & Flags.SWAPPED) for s in out) == 1
+    news = loop.news()
+    assert [n["report"] for n in news] == ["warm", "swapped"]
+    assert news[1] == {"report": "swapped", "generation": 1, "bin": 1000 + first, "warm_from_seq": 1000 - HISTORY}
+    expected = LeakyPipeline().run(x[1000 - HISTORY :], read_in(1))[HISTORY + first :]
+    assert np.array_equal(values(out[first:]), expected)
+    assert np.array_equal(values(out[:first]), LeakyPipeline().run(x, read_in(0))[1000 : 1000 + first])
+
+
+def test_the_live_bin_never_pays_for_the_candidate() -> None:
+    loop, pipeline = new_loop()
+    x = counts(600)
+    feed(loop, x, 0, 500)
+    loop.offer(read_in(1), 1)
+    for k in range(500, 600):
+        before = pipeline.steps
+        loop.on_bin(bin_at(k, x[k]))
+        assert pipeline.steps == before + 1
+        loop.idle(2)
+        assert pipeline.steps <= before + 3
+
+
+def test_a_candidate_waits_for_the_end_of_the_trial() -> None:
+    loop, _ = new_loop()
+    x = counts(100)
+    feed(loop, x, 0, 10)
+    loop.on_event(TrialEvent(10 * BIN_S, START))
+    loop.on_bin(bin_at(10, x[10]))
+    loop.offer(read_in(1), 1)
+    loop.idle(100)
+    assert not loop.warming
+    out = feed(loop, x, 11, 20)
+    loop.on_event(TrialEvent(20 * BIN_S + 0.001, END, True))
+    out += feed(loop, x, 20, 23)
+    assert [s.generation for s in out] == [0] * 10 + [1] * 2  # the bin with the end in it is still the trial's
+    assert [bool(s.flags & Flags.IN_TRIAL) for s in out] == [True] * 10 + [False] * 2
+    assert np.array_equal(values(out[10:]), LeakyPipeline().run(x, read_in(1))[21:23])
+
+
+def test_an_event_ahead_of_its_bin_takes_effect_with_its_bin() -> None:
+    loop, _ = new_loop()
+    x = counts(30)
+    loop.on_event(TrialEvent(10 * BIN_S, START))
+    loop.on_event(TrialEvent(12 * BIN_S, END, True))
+    out = feed(loop, x, 0, 20)
+    assert [s.seq_in for s in out if s.flags & Flags.IN_TRIAL] == [10, 11, 12]
+
+
+def test_a_candidate_before_the_first_bin_decodes_from_the_first_bin() -> None:
+    loop, _ = new_loop()
+    loop.offer(read_in(1), 1)
+    loop.idle(1)
+    x = counts(20)
+    out = feed(loop, x, 0, 20)
+    assert {s.generation for s in out} == {1}
+    assert np.array_equal(values(out), LeakyPipeline().run(x, read_in(1)))
+    assert loop.news()[1]["warm_from_seq"] == 0
+
+
+def test_the_generation_before_is_kept() -> None:
+    loop, _ = new_loop()
+    x = counts(50)
+    feed(loop, x, 0, 10)
+    for generation in (1, 2):
+        loop.offer(read_in(generation), generation)
+        loop.idle(100)
+        feed(loop, x, 10 * generation, 10 * generation + 10)
+        kept = loop.slots[1 - loop.live]
+        assert loop.incumbent.generation == generation
+        assert kept is not None
+        assert kept.generation == generation - 1
+        assert np.array_equal(kept.read_in.weight, read_in(generation - 1).weight)
+
+
+def test_a_newer_candidate_replaces_one_that_waits() -> None:
+    loop, _ = new_loop()
+    feed(loop, counts(10), 0, 10)
+    loop.offer(read_in(1), 1)
+    loop.idle(3)
+    loop.offer(read_in(2), 2)
+    loop.idle(100)
+    out = feed(loop, counts(20), 10, 12)
+    assert {s.generation for s in out} == {2}
+    assert [(n["report"], n["generation"]) for n in loop.news()] == [("dropped", 1), ("warm", 2), ("swapped", 2)]
+
+
+def test_a_candidate_that_gives_nonsense_is_dropped_before_it_decodes() -> None:
+    loop, _ = new_loop()
+    x = counts(40)
+    feed(loop, x, 0, 20)
+    good = read_in(1)
+    loop.offer(ReadIn(good.mean, good.gain * np.float32(np.nan), good.weight, good.bias), 1)
+    assert not loop.warming
+    with np.errstate(over="ignore", invalid="ignore"):
+        loop.offer(ReadIn(good.mean, good.gain, good.weight * np.float32(3e38), good.bias * np.float32(3e38)), 2)
+        loop.idle(100)
+    out = feed(loop, x, 20, 40)
+    assert {s.generation for s in out} == {0}
+    reasons = [(n["report"], n["generation"]) for n in loop.news()]
+    assert reasons == [("dropped", 1), ("dropped", 2)]
+
+
+def test_bad_counts_never_reach_the_encoder() -> None:
+    loop, _ = new_loop()
+    x = counts(30)
+    broken = x.copy()
+    broken[10, 2], broken[11, 0], broken[12, 1] = np.nan, -1.0, np.inf
+    stand_in = x.copy()
+    stand_in[10:13] = x[9]
+    out = feed(loop, broken, 0, 30)
+    assert [s.seq_in for s in out if s.flags & Flags.BAD_COUNTS] == [10, 11, 12]
+    assert np.array_equal(values(out), LeakyPipeline().run(stand_in, read_in(0)))
+    assert loop.bad == 3
+    out = [loop.on_bin(Bin(30, 0.7, np.ones(4, np.float32)))]
+    assert out[0].flags & Flags.BAD_COUNTS
+
+
+def test_bad_counts_before_any_good_ones() -> None:
+    loop, _ = new_loop()
+    sample = loop.on_bin(bin_at(0, np.full(5, np.nan, np.float32)))
+    assert sample.flags & Flags.BAD_COUNTS
+    assert np.array_equal(sample.values, LeakyPipeline().run(read_in(0).mean[None], read_in(0))[0])
+
+
+def test_gaps_are_flagged_and_counted() -> None:
+    loop, _ = new_loop()
+    x = counts(30)
+    out = [loop.on_bin(bin_at(k, x[k])) for k in (3, 4, 7, 8, 20)]
+    assert [s.seq_in for s in out if s.flags & Flags.GAP] == [7, 20]
+    assert loop.gaps == 2 + 11
+    assert np.array_equal(values(out), LeakyPipeline().run(x[[3, 4, 7, 8, 20]], read_in(0)))
+
+
+@pytest.mark.parametrize("seq", [5, 4])
+def test_no_bin_is_decoded_twice(seq: int) -> None:
+    loop, _ = new_loop()
+    x = counts(10)
+    feed(loop, x, 0, 6)
+    with pytest.raises(StreamError, match=f"expected a bin after number 5, found {seq}"):
+        loop.on_bin(bin_at(seq, x[seq]))
+
+
+def test_clamped_outputs_are_flagged() -> None:
+    loop, _ = new_loop()
+    x = counts(20)
+    x[10:] = 1e4
+    out = feed(loop, x, 0, 20)
+    assert not out[5].flags & Flags.CLAMPED
+    assert out[15].flags & Flags.CLAMPED
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_sequence_of_offers_and_trials(seed: int) -> None:
+    """Whatever comes when: each bin once, no swap inside a trial, and every generation's outputs those of offline stepping."""
+    rng = np.random.default_rng(seed)
+    s = small_session(seed, bins=900)
+    x = s.counts.astype(np.float32)
+    loop = DecodeLoop(LeakyPipeline(), read_in(0), 0, s.bin_s)
+    offers = {int(k): n + 1 for n, k in enumerate(np.sort(rng.choice(900, 6, replace=False)))}
+    out, swaps = [], []
+    for item in stream(s, 3.21):
+        if isinstance(item, TrialEvent):
+            loop.on_event(item)
+            continue
+        out.append(loop.on_bin(item))
+        if item.seq in offers:
+            loop.offer(read_in(offers[item.seq]), offers[item.seq])
+        for _ in range(int(rng.integers(0, 3))):
+            loop.idle(int(rng.integers(1, 40)))
+        swaps += [n for n in loop.news() if n["report"] == "swapped"]
+    assert [d.seq_in for d in out] == list(range(900))
+    assert swaps
+    inside = np.zeros(900, bool)
+    for i in range(len(s.trials)):
+        inside[slice(*s.trial_bins(i))] = True
+    assert [bool(d.flags & Flags.IN_TRIAL) for d in out] == inside.tolist()
+    ends = [w["bin"] for w in swaps[1:]] + [900]
+    for swap, end in zip(swaps, ends, strict=True):
+        first, begin, generation = int(swap["bin"]), int(swap["warm_from_seq"]), int(swap["generation"])
+        assert not inside[first]
+        assert {d.generation for d in out[first:end]} == {generation}
+        expected = LeakyPipeline().run(x[begin:end], read_in(generation))[first - begin :]
+        assert np.array_equal(values(out[first:end]), expected)
+
+
+def test_warming_is_enough_for_the_real_pipeline(bundle: Bundle, days: tuple[Session, Session]) -> None:
+    x = days[1].counts.astype(np.float32)
+    rng = np.random.default_rng(0)
+    r = bundle.read_in
+    other = ReadIn(r.mean * 0.8, r.gain * 1.2, r.weight + 0.05 * rng.standard_normal(r.weight.shape).astype(np.float32), r.bias)
+    pipeline = bundle.pipeline()
+    loop = DecodeLoop(pipeline, r, 0, bundle.manifest.bin_s)
+    out = feed(loop, x, 0, 900)
+    loop.offer(other, 1)
+    out += feed(loop, x, 900, 1100)
+    first = next(i for i, d in enumerate(out) if d.generation == 1)
+    whole = pipeline.run(x[:1100], other)
+    exact = pipeline.run(x[900 - HISTORY : 1100], other)
+    assert np.array_equal(values(out[:first]), pipeline.run(x[:first], r))
+    assert np.array_equal(values(out[first:]), exact[first - 900 + HISTORY :])
+    assert np.abs(values(out[first:]) - whole[first:]).max() < 1e-4

@@ -1,0 +1,270 @@
+"""The live system against a rig in this process: faults, an aligner that dies, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bci_align.bundle.store import Bundle
+from bci_align.config import GateConfig, LiveConfig
+from bci_align.errors import BundleError, ConfigError, MismatchError, RuntimeFault, StreamError
+from bci_align.runtime.aligner_process import Methods, free_path
+from bci_align.runtime.live import LiveSystem
+from bci_align.runtime.player import Player
+from bci_align.runtime.replay import _free_ports
+from bci_align.session.types import Session
+from bci_align.streams.contract import Bin, RigInlet, RigOutlet, StreamSpec
+from bci_align.streams.registry import make_rig
+
+from . import fakes
+from .conftest import segments
+
+READY_S = 40.0
+
+
+def config_for(bundle: Bundle, out: Path, kind: str = "zmq", **more: Any) -> LiveConfig:
+    me = uuid.uuid4().hex[:8]
+    ports = _free_ports(2)
+    return LiveConfig.model_validate(
+        {
+            "bundle": str(bundle.path),
+            "source": {"kind": kind, "stream": f"c{me}", "markers": f"e{me}", "address": ports[0], "connect_timeout_s": 3.0},
+            "sink": {"kind": kind, "stream": f"v{me}", "address": ports[1]},
+            "calibration_trials": 6,
+            "gate": GateConfig(min_trials=5),
+            "out": str(out),
+        }
+        | more
+    )
+
+
+@contextmanager
+def rig(config: LiveConfig, session: Session) -> Iterator[tuple[RigOutlet, RigInlet]]:
+    outlet, inlet = make_rig(config.source.kind, config.source, config.sink)
+    try:
+        outlet.open(StreamSpec(session.channels, session.bin_s, "a test rig", uuid.uuid4().hex))
+        yield outlet, inlet
+    finally:
+        inlet.close()
+        outlet.close()
+
+
+def send(outlet: RigOutlet, session: Session, first: int, stop: int) -> None:
+    for k in range(first, stop):
+        outlet.push(Bin(k, 100.0 + (k + 1) * session.bin_s, session.counts[k].astype(np.float32)))
+
+
+def poll_until(live: LiveSystem, done: Callable[[list[dict[str, Any]]], bool], timeout_s: float = 30.0) -> list[dict[str, Any]]:
+    reports: list[dict[str, Any]] = []
+    deadline = time.monotonic() + timeout_s
+    while not done(reports):
+        assert time.monotonic() < deadline, reports
+        reports += live.poll(0.1)
+    return reports
+
+
+def said(kind: str) -> Callable[[list[dict[str, Any]]], bool]:
+    return lambda reports: any(r["report"] == kind for r in reports)
+
+
+def decisions(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def short(days: tuple[Session, Session]) -> Session:
+    """The first minute of the later day."""
+    s = days[1]
+    keep = s.trials.end_s < 50.0
+    t = s.trials
+    trials = replace(t, start_s=t.start_s[keep], go_s=t.go_s[keep], end_s=t.end_s[keep], success=t.success[keep], target=None)
+    return replace(s, counts=s.counts[:1100], kinematics=None, kinematics_names=(), kinematics_units=(), trials=trials)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda s: replace(s, channels=(*s.channels[:3], "odd one", *s.channels[4:])), r"channel 3: expected label .*'odd one'"),
+        (lambda s: replace(s, channels=s.channels[:-2], counts=s.counts[:, :-2]), "expected 24 channels, found 22"),
+        (lambda s: replace(s, bin_s=0.02), "expected bins of 50 ms, found 20 ms"),
+    ],
+    ids=["label", "count", "bin width"],
+)
+def test_a_stream_of_another_array_is_refused_by_name(
+    bundle: Bundle, short: Session, tmp_path: Path, change: Callable[[Session], Session], sentence: str
+) -> None:
+    config = config_for(bundle, tmp_path, recalibrations=0)
+    with rig(config, change(short)), LiveSystem(config) as live:
+        with pytest.raises(MismatchError, match=f"stream 'a test rig' and bundle '.*day0' do not belong together: {sentence}"):
+            live.wait_ready(READY_S)
+        assert not live.decoding
+
+
+def test_a_stream_that_is_not_there(bundle: Bundle, tmp_path: Path) -> None:
+    config = config_for(bundle, tmp_path, recalibrations=0)
+    with LiveSystem(config) as live, pytest.raises(StreamError, match=r"within 3 s.*nobody answers"):
+        live.wait_ready(READY_S)
+
+
+def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        LiveSystem(LiveConfig(bundle=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("key", ["gate", "align"])
+def test_too_few_calibration_trials_are_refused_at_once(bundle: Bundle, tmp_path: Path, key: str) -> None:
+    config = config_for(bundle, tmp_path, **{"gate": {"min_trials": 1}} | {key: {"min_trials": 7}})
+    with pytest.raises(ConfigError, match=rf"calibration_trials: expected at least {key}.min_trials \(7\), found 6"):
+        LiveSystem(config).__enter__()
+
+
+def test_a_stream_that_is_lost_mid_run_is_a_fault_with_its_sentence(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    config = config_for(bundle, tmp_path, recalibrations=0)
+    with LiveSystem(config) as live:
+        with rig(config, short) as (outlet, _):
+            live.wait_ready(READY_S)
+            outlet.wait_for_decoder(10.0)
+            send(outlet, short, 0, 50)
+            poll_until(live, lambda _: live.decoded() == 50)
+        with pytest.raises(StreamError, match="lost: its sender is gone"):
+            poll_until(live, lambda _: False)
+        assert not live.decoding
+
+
+def test_ends_by_itself_when_no_bin_comes(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    config = config_for(bundle, tmp_path, recalibrations=0, stale_s=0.5)
+    with rig(config, short) as (outlet, _), LiveSystem(config) as live:
+        live.wait_ready(READY_S)
+        outlet.wait_for_decoder(10.0)
+        send(outlet, short, 0, 20)
+        ended = poll_until(live, said("ended"))[-1]
+        assert (ended["why"], ended["bins"]) == ("no bin has come for 0.5 s", 20)
+        assert not live.decoding
+
+
+def test_a_decoder_that_is_killed_is_noticed(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    config = config_for(bundle, tmp_path, recalibrations=0)
+    with rig(config, short), LiveSystem(config) as live:
+        live.wait_ready(READY_S)
+        os.kill(live.decoder_pid or 0, signal.SIGKILL)
+        with pytest.raises(RuntimeFault, match=r"the decoder died: .* exit code -9"):
+            poll_until(live, lambda _: False)
+
+
+def play(
+    bundle: Bundle, session: Session, out: Path, methods: Methods, act: Callable[[LiveSystem], None]
+) -> list[dict[str, Any]]:
+    """Play ``session``; ``act`` once the aligner has begun; then the rest of it must still be decoded, bin for bin."""
+    config = config_for(bundle, out)
+    with rig(config, session) as (outlet, inlet), LiveSystem(config, methods) as live:
+        live.wait_ready(READY_S)
+        outlet.wait_for_decoder(10.0)
+        inlet.open(10.0)
+        player = Player(session, outlet, live, 60.0)
+        player.start()
+        try:
+            reports = poll_until(live, said("aligning"))
+            at = live.decoded()
+            act(live)
+            reports += poll_until(
+                live, lambda r: said("aligner_died")(r) or (live.aligner_pid is not None and live.decoded() > at)
+            )
+            samples = []
+            deadline = time.monotonic() + 30.0
+            while len(samples) < session.bins and time.monotonic() < deadline:
+                samples += inlet.read(0.1)
+                reports += live.poll(0.0)
+        finally:
+            player.stop()
+        assert player.error is None
+        assert at < session.bins
+        assert [s.seq_in for s in samples] == list(range(session.bins))
+        assert {s.generation for s in samples} == {0}
+        found = np.array([s.values for s in samples])
+        assert np.array_equal(found, bundle.pipeline().run(session.counts.astype(np.float32), bundle.read_in))
+        return reports + live.stop()
+
+
+def test_a_killed_aligner_does_not_stop_the_decoding(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    def kill(live: LiveSystem) -> None:
+        os.kill(live.aligner_pid or 0, signal.SIGKILL)
+
+    reports = play(bundle, short, tmp_path, fakes.ENDLESS, kill)
+    assert [r["reason"] for r in reports if r["report"] == "aligner_died"] == ["its process ended without a word, exit code -9"]
+    assert reports[-1]["report"] == "ended"
+    assert [d["decision"] for d in decisions(tmp_path)] == ["aligner_died"]
+
+
+def test_an_aligner_with_a_defect_does_not_stop_the_decoding(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    reports = play(bundle, short, tmp_path, fakes.BROKEN, lambda live: None)
+    died = [r["reason"] for r in reports if r["report"] == "aligner_died"]
+    assert died == ["ZeroDivisionError: a defect in the aligner"]
+
+
+def test_an_aligner_that_hangs_does_not_hold_up_the_end(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    reports = play(bundle, short, tmp_path, fakes.ENDLESS, lambda live: None)
+    assert not any(r["report"] == "aligner_died" for r in reports)
+    assert reports[-1]["report"] == "ended"
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGKILL],
+    ids=["ctrl-c", "terminal closed", "told to end", "parent killed"],
+)
+def test_nothing_is_left_of_an_interrupted_run(bundle: Bundle, short: Session, tmp_path: Path, how: int) -> None:
+    config = config_for(bundle, tmp_path)
+    with rig(config, short):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "runtime.fakes", config.model_dump_json()],
+            cwd=Path(__file__).resolve().parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert run.stdout is not None
+        pids = [int(p) for p in run.stdout.readline().split()]
+        assert len(pids) == 2, run.communicate()[1]
+        assert len(segments(run.pid)) == 1
+        if how in (signal.SIGINT, signal.SIGHUP):
+            os.killpg(run.pid, how)  # as a terminal does: to every process at once
+        else:
+            run.send_signal(how)
+        deadline = time.monotonic() + 15.0
+        while (any(map(alive, pids)) or segments(run.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        _, errors = run.communicate(timeout=15)
+    assert not any(map(alive, pids))
+    assert segments(run.pid) == set()
+    if how != signal.SIGKILL:
+        assert (run.returncode, errors) == (128 + how, "")
+
+
+def test_generations_of_earlier_runs_are_left_alone(tmp_path: Path) -> None:
+    assert free_path(tmp_path, 1).name == "gen-0001"
+    (tmp_path / "gen-0001").mkdir()
+    assert free_path(tmp_path, 1).name == "gen-0001.2"
+    (tmp_path / "gen-0001.2").mkdir()
+    assert free_path(tmp_path, 1).name == "gen-0001.3"
