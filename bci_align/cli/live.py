@@ -15,6 +15,7 @@ from bci_align.config import load as load_config
 from bci_align.errors import ConfigError
 from bci_align.evaluation.replayed import score_replay
 from bci_align.evaluation.score import check
+from bci_align.report.replayed import report_replay
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.replay import ReplayResult, replay
 from bci_align.session import io
@@ -54,7 +55,12 @@ class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
 @click.option(
     "--config", type=click.Path(path_type=Path), default=None, help="YAML of the live system; its streams are not used."
 )
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Directory of new generations and decisions.jsonl.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Directory of new generations, decisions.jsonl and report.html; default sessions/replay-NAME.",
+)
 @seed_option
 @as_json
 def replay_command(
@@ -102,6 +108,11 @@ def replay_command(
         "speed": speed or "max",
         "out": settings.out,
     } | score_replay(first, day, result.outputs, result.generation, swaps)
+    if day.kinematics is not None:
+        page = Path(settings.out) / "report.html"
+        taken = settings.calibration_trials if settings.recalibrations else 0
+        report_replay(page, first, day, result.outputs, taken, result.swaps, result.refusals, report)
+        report["report"] = str(page)
     emit(report, as_json, lambda: _replay_text(report, result))
 
 
@@ -126,6 +137,7 @@ def _replay_text(report: dict[str, Any], result: ReplayResult) -> str:
     lines += [f"swap at bin {s['bin']} to generation {s['generation']} ({s['path']}): {s['verdict']}" for s in report["swaps"]]
     lines += [f"refused: {reason}" for reason in report["refusals"]] + report["notes"]
     lines.append(f"largest |live - offline| on any bin: {report['live_minus_offline']:.2g} source standard deviations")
+    lines += [f"report: {report['report']}"] if "report" in report else []
     return "\n".join([table(rows), *lines])
 
 

@@ -30,14 +30,15 @@ TOGETHER = 5
 class StreamedDay:
     """What is known of a day after it was streamed.
 
-    ``source_session`` and ``source`` are the source day and its bundle; ``session`` is day K as it was streamed. ``live`` (T, K)
-    is what was decoded, physical units, NaN for a bin that was never answered; ``unaligned`` (T, K) what the source bundle
+    ``source`` is the source day's bundle and ``source_session`` that day itself, or None where it is not at hand (its latents
+    are then not drawn); ``session`` is day K as it was streamed. ``live`` (T, K) is what was decoded, physical units, NaN for a
+    bin that was never answered; ``unaligned`` (T, K) what the source bundle
     decodes offline from the same counts. ``calibration`` are the trials that were aligned on and ``later`` those that every
     number is scored on (indices). ``aligned`` and ``swap_bin`` (first bin that the new generation decoded) are None where
     nothing was swapped.
     """
 
-    source_session: Session
+    source_session: Session | None
     source: Bundle
     session: Session
     live: Floats
@@ -55,25 +56,26 @@ class StreamedDay:
 def day_figures(day: StreamedDay, bars: Sequence[Bar]) -> list[Shown]:
     """Every figure that the day has the data for; ``bars`` are the scores for the first one."""
     scored = f"the same {len(day.later)} trials of day K"
-    shown = [
-        Shown("scores", scores(bars), f"Decoding of velocity. All bars but day 0 (its held-out trials) are scored on {scored}."),
-        Shown("timeline", _timeline(day), _timeline_caption(day)),
-    ]
+    shown = [Shown("timeline", _timeline(day), _timeline_caption(day))]
+    if bars:
+        caption = f"Decoding in numbers. All bars but day 0 (its held-out trials) are scored on {scored}."
+        shown.insert(0, Shown("scores", scores(bars), caption))
     if day.swap_bin is not None:
         caption = (
-            "True and decoded velocity in the last trials before the swap and in later ones; trials are shaded. "
+            "True and decoded output in the last trials before the swap and in later ones; trials are shaded. "
             "On the right, the source generation's decoding of the same bins, computed offline, is drawn in its own colour."
         )
         shown.append(Shown("traces", _traces(day), caption))
     targets = day.session.trials.target
-    if targets is not None and targets.shape[1] == 2 and len(day.source.manifest.outputs) == 2 and len(day.later):
+    velocity = len(day.source.manifest.outputs) == 2 and all(unit.endswith("/s") for unit in day.source.manifest.units)
+    if velocity and targets is not None and targets.shape[1] == 2 and len(day.later):
         caption = (
             "Paths from the go cue to the trial's end, integrated from velocity with nothing fed back. Colours and rings: "
             f"targets. Every panel shows {scored}."
         )
         shown.append(Shown("trajectories", _trajectories(day), caption))
     if day.aligned is not None:
-        if len(day.source.manifest.outputs) >= 2:
+        if day.source_session is not None and len(day.source.manifest.outputs) >= 2:
             caption = (
                 "Latents in the plane that carries the source day's movement. Grey: the source day, on which the prior was "
                 "trained; lines: day K's trials after the calibration block. Contours hold 50 % and 90 % of the bins; "
@@ -197,10 +199,11 @@ def _paths(session: Session, trials: Indices, velocity: Floats) -> list[Floats]:
 
 
 def _latents(day: StreamedDay) -> Figure:
-    assert day.aligned is not None and day.source_session.kinematics is not None
-    inside = rows(day.source_session, day.source_session.rewarded())
-    source = encode(day.source, day.source_session, day.source.read_in)[inside]
-    plane = movement_plane(source, day.source_session.kinematics[inside].astype(np.float64))
+    first = day.source_session
+    assert day.aligned is not None and first is not None and first.kinematics is not None
+    inside = rows(first, first.rewarded())
+    source = encode(day.source, first, day.source.read_in)[inside]
+    plane = movement_plane(source, first.kinematics[inside].astype(np.float64))
     rewarded = day.session.rewarded()
     later = rows(day.session, rewarded[rewarded > day.calibration.max(initial=-1)])
     before = encode(day.source, day.session, day.source.read_in)[later]

@@ -51,7 +51,7 @@ def scores(bars: Sequence[Bar], note: str = "") -> Figure:
         ax.set_xlim(low, 106)
         ax.set_xticks([x for x in range(-40, 101, 20) if x >= low])
         ax.axvline(0, color="#404040", lw=0.8)
-        ax.set_xlabel(f"velocity R² (%){'; ' + note if note else ''}")
+        ax.set_xlabel(f"R² (%){'; ' + note if note else ''}")
         ax.spines["left"].set_visible(False)
     return fig
 
@@ -95,7 +95,7 @@ def timeline(
             ax.plot(lost_min, np.full(len(lost_min), 0.02), "|", transform=top, color="#CC0000", ms=9, label="lost bins")
         ax.set_xlabel("time in the stream (min)")
         per = "each trial" if trials_per_point == 1 else f"{trials_per_point} trials together"
-        ax.set_ylabel(f"velocity R² (%), {per}")
+        ax.set_ylabel(f"R² (%), {per}")
         ax.set_xlim(left=0)
         ax.margins(x=0.01)
         fig.legend(loc="outside lower center", ncols=3)

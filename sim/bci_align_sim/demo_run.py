@@ -7,12 +7,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from bci_align.atomic import write_directory
@@ -40,7 +38,7 @@ def run(out: Path, seed: int, over: str, speed: float | None, sizes: Sizes) -> d
     Gives what was found in plain values, ready for JSON.
     """
     started = time.monotonic()
-    with _one_thread(), write_directory(out, overwrite=True, error=ConfigError) as folder, staged_progress() as progress:
+    with write_directory(out, overwrite=True, error=ConfigError) as folder, staged_progress() as progress:
         day0, day_k = simulate_days(seed, sizes.trials, bin_s=sizes.bin_s, channels=sizes.channels)
         save(day0, folder / "day0.h5")
         save(day_k, folder / "dayK.h5")
@@ -69,23 +67,12 @@ def run(out: Path, seed: int, over: str, speed: float | None, sizes: Sizes) -> d
             "report": str(out / "report.html"),
         }
         progress("figures", 0, 1)
-        _report(folder / "report.html", rows, day, replayed, result)
+        _report(folder / "report.html", day0, rows, day, replayed, result)
         progress("figures", 1, 1)
         found: dict[str, Any] = plain(result | {"seconds": round(time.monotonic() - started, 1)})
         (folder / "result.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (folder / MARKER).write_text("".join(f"{f.name}\n" for f in sorted(folder.iterdir())), encoding="utf-8")
     return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small networks on one thread: two that wait for each other on a busy machine take several times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _streaming(progress: Progress) -> Callable[[dict[str, Any]], None]:
@@ -125,7 +112,7 @@ def _result(rows: list[Row], replayed: ReplayResult, day_k: Session, trials: Tri
     }
 
 
-def _report(path: Path, rows: list[Row], day: StreamedDay, replayed: ReplayResult, result: dict[str, Any]) -> None:
+def _report(path: Path, day0: Session, rows: list[Row], day: StreamedDay, replayed: ReplayResult, result: dict[str, Any]) -> None:
     """The page with its figures."""
     verdict = result["verdict"]
     decisions = []
@@ -135,7 +122,7 @@ def _report(path: Path, rows: list[Row], day: StreamedDay, replayed: ReplayResul
     m = day.source.manifest
     facts = {
         "Subject": f"simulated, {len(m.channels)} channels, seed {result['seed']}",
-        "Day 0": f"{len(day.source_session.trials)} trials, {day.source_session.bins} bins of {1e3 * m.bin_s:g} ms",
+        "Day 0": f"{len(day0.trials)} trials, {day0.bins} bins of {1e3 * m.bin_s:g} ms",
         "Day K": f"{len(day.session.trials)} trials, {day.session.bins} bins, drifted array",
         "Stream": f"{result['over']}, " + (f"{result['speed']:g} times real time" if result["speed"] else "as fast as it goes"),
         "Lost bins": f"{result['lost']} of {result['bins']}",

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from bci_align.bundle.store import Bundle
 from bci_align.config import TrainConfig
-from bci_align.decoders import Wiener
 from bci_align.runtime.shared import PREFIX
 from bci_align.session.types import Session
-from bci_align.training import train
+from bci_align.training import train_bundle
 from bci_align_sim.day import simulate_days
 
 # Spawned processes import what they run by name, and know only this process's path.
@@ -40,13 +38,6 @@ def days() -> tuple[Session, Session]:
 
 @pytest.fixture(scope="session")
 def bundle(days: tuple[Session, Session], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A real bundle of little skill. Its decoder is the Wiener filter: the choice among three takes most of a minute."""
+    """A real bundle of little skill."""
     config = TrainConfig(hidden=12, latents=4, run_in=5, epochs=3, prior_epochs=1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "_choose_decoder", lambda z, k, trained, held, seed: (Wiener.fit(z, k, trained), {}))
-            return train.train_bundle(days[0], config, 0, tmp_path_factory.mktemp("bundles") / "day0")
-    finally:
-        torch.set_num_threads(threads)
+    return train_bundle(days[0], config, 0, tmp_path_factory.mktemp("bundles") / "day0")
