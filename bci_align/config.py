@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,7 +18,7 @@ from bci_align.errors import ConfigError
 class Strict(BaseModel):
     """Base of every configuration: frozen, and no key that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EventNames(Strict):
@@ -171,10 +171,11 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
-    """Every key of the tree below ``model``."""
+    """Every key of the tree below ``model``, optional branches (``X | None``) included."""
     keys: list[str] = []
     for name, f in model.model_fields.items():
         keys.append(name)
-        if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel):
-            keys += _keys(f.annotation)
+        for kind in (f.annotation, *get_args(f.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _keys(kind)
     return keys

@@ -29,6 +29,18 @@ def test_the_folder_is_found() -> None:
     assert {"lsl.yaml", "zmq.yaml", "isometric.yaml"} <= {p.name for p in FILES}
 
 
+def test_train_shows_the_defaults() -> None:
+    assert config.load(config.TrainConfig, CONFIGS / "train.yaml") == config.TrainConfig()
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-1", "fast"])
+def test_a_value_out_of_range_names_its_key(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"learning_rate: {value}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: key 'learning_rate': .*, found"):
+        config.load(config.TrainConfig, path)
+
+
 def test_lsl_shows_the_defaults() -> None:
     """The example says that its values are the defaults."""
     shown = config.load(config.LiveConfig, CONFIGS / "lsl.yaml")
@@ -44,6 +56,7 @@ def test_lsl_shows_the_defaults() -> None:
         (ImportMap, "import/isometric.yaml", (), "binwidth_s", "bin_s"),
         (ImportMap, "import/isometric.yaml", ("counts",), "scales", "scale"),
         (ImportMap, "import/isometric.yaml", ("channels",), "prefx", "prefix"),
+        (ImportMap, "import/isometric.yaml", ("kinematics", "zero"), "befor_s", "before_s"),
     ],
 )
 def test_a_misspelt_key_is_answered(

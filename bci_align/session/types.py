@@ -144,11 +144,11 @@ def validate(session: Session, where: str = "session") -> Session:
         raise fail("trials", "every end after its start", f"trial {bad} from {t.start_s[bad]:g} s to {t.end_s[bad]:g} s")
     if (np.diff(t.start_s) < 0).any():
         raise fail("trials", "trials in order of time", f"trial {int(np.flatnonzero(np.diff(t.start_s) < 0)[0]) + 1} too early")
-    if t.start_s[0] < -TIME_TOLERANCE_S or t.end_s[-1] > s.bins * s.bin_s + TIME_TOLERANCE_S:
+    if t.start_s[0] < -TIME_TOLERANCE_S or t.end_s.max() > s.bins * s.bin_s + TIME_TOLERANCE_S:
         raise fail(
             "trials",
             f"times inside the recording (0 to {s.bins * s.bin_s:g} s)",
-            f"{t.start_s[0]:g} to {t.end_s[-1]:g} s",
+            f"{t.start_s[0]:g} to {t.end_s.max():g} s",
         )
     return session
 
