@@ -18,23 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bci_align.config import AlignConfig, GateConfig, Strict, TrainConfig
+from bci_align.cli.common import table
 from bci_align.errors import BciAlignError, ConfigError
-
-MARKER = ".bci_align_demo"
-"""A directory with this file in it was made by the demo, which may replace it. It lists what is of the demo's, line by line."""
-
-
-class Sizes(Strict):
-    """How much is simulated and trained: ``trials`` of day 0 and day K, and how many of day K's to calibrate on."""
-
-    trials: tuple[int, int] = (160, 130)
-    calibration: int = 50
-    bin_s: float = 0.05
-    channels: int = 96
-    train: TrainConfig = TrainConfig(epochs=60, prior_epochs=30)
-    align: AlignConfig = AlignConfig()
-    gate: GateConfig = GateConfig()
+from bci_align_sim.demo_plan import MARKER, Sizes, decision
 
 
 def main(arguments: Sequence[str] | None = None, sizes: Sizes | None = None) -> int:
@@ -95,33 +81,13 @@ def text(result: dict[str, Any]) -> str:
     cells += [(s["name"], f"{s['r2']:.1f}", f"{s['rmse']:.2f}", str(s["trials"])) for s in result["scores"]]
     return "\n".join(
         [
-            _columns(cells),
+            table(cells),
             "",
             f"lost bins   {result['lost']} of {result['bins']}",
             f"decision    {decision(result)}",
             f"report      {result['report']}",
             f"time        {result['seconds']:.0f} s",
         ]
-    )
-
-
-def decision(result: dict[str, Any]) -> str:
-    """The day's decision as one sentence."""
-    verdict = result["verdict"]
-    if result["swap_bin"] is not None:
-        return f"gate accepted ({verdict['reason']}); swap at bin {result['swap_bin']}"
-    if verdict is not None and not verdict.get("accepted"):
-        return f"gate refused ({verdict['reason']}); no swap, the source generation went on"
-    why = "; ".join(result["notes"]) or "no candidate was offered: no swap"
-    hint = " (this machine needs a lower --speed, or --speed max)" if "recording ended" in why else ""
-    return why + hint
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> str:
-    """Align the first column to the left and the others to the right."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows
     )
 
 

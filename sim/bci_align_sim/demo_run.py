@@ -26,7 +26,7 @@ from bci_align.session.io import save
 from bci_align.session.types import Session
 from bci_align.training.train import train_bundle
 from bci_align_sim.day import simulate_days
-from bci_align_sim.demo import MARKER, Sizes, decision
+from bci_align_sim.demo_plan import MARKER, Sizes, decision
 from bci_align_sim.demo_scores import Row, Trials, score_rows, split
 
 Progress = Callable[[str, int, int], None]

@@ -6,7 +6,8 @@ import pytest
 from bci_align.bundle.store import load_bundle
 from bci_align.config import AlignConfig, GateConfig, TrainConfig
 from bci_align.errors import ConfigError
-from bci_align_sim.demo import MARKER, Sizes, claim, decision, main, text
+from bci_align_sim.demo import claim, main, text
+from bci_align_sim.demo_plan import MARKER, Sizes, decision
 
 TINY = Sizes(
     trials=(28, 22),
