@@ -1,1 +1,1 @@
-"""The report room."""
+"""Reports: figures and pages of a streamed day."""
