@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from bci_align.atomic import write_file
 from bci_align.errors import ConfigError
+from bci_align.report.style import WIDTH_IN
 
 TEMPLATE = "page.html.j2"
 DPI = 200
@@ -81,7 +82,8 @@ def write_report(
         with write_file(file, overwrite=overwrite, error=ConfigError) as temporary:
             temporary.write_bytes(data)
         written.append(file)
-        embedded.append({"name": shown.name, "data": base64.b64encode(data).decode(), "caption": shown.caption})
+        share = f"{min(shown.figure.get_figwidth() / WIDTH_IN, 1.0):.0%}"  # one size of letters in all figures
+        embedded.append({"name": shown.name, "data": base64.b64encode(data).decode(), "caption": shown.caption, "share": share})
     text = _environment().from_string((files(__package__) / TEMPLATE).read_text(encoding="utf-8")).render(
         title=title, lead=lead, table=table, decisions=decisions, figures=embedded, facts=facts or {}
     )  # fmt: skip
