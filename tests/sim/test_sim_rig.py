@@ -267,7 +267,8 @@ def test_a_session_streamed_from_another_process_arrives_whole(kind, day, tmp_pa
     assert spec.channels == day.channels and spec.bin_s == pytest.approx(day.bin_s)
     check_received(items, day)
     assert report["bins"] == report["heard"]["bins"] == day.bins and report["events"] == 12
-    heard = np.load(tmp_path / "heard.npz", allow_pickle=False)
+    with np.load(tmp_path / "heard.npz", allow_pickle=False) as file:
+        heard = dict(file)
     np.testing.assert_array_equal(heard["seq_in"], np.arange(day.bins))
     np.testing.assert_array_equal(heard["values"][:, 0], day.counts.sum(1))
     assert list(heard["names"]) == ["vx", "vy"] and set(heard["generation"]) == {3}
