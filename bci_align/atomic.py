@@ -46,6 +46,20 @@ def write_file(path: str | Path, *, overwrite: bool = False, error: type[BciAlig
         temporary.unlink(missing_ok=True)
 
 
+def claim_directory(path: str | Path, *, error: type[BciAlignError] = BciAlignError) -> Path:
+    """Refuse at the start what :func:`write_directory` would refuse after hours of work, and make the parents of ``path``."""
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise error(f"{path}: already exists and is never overwritten")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise error(f"{path}: its directory cannot be made ({e.strerror or e})") from None
+    if not os.access(path.parent, os.W_OK):
+        raise error(f"{path}: its directory {path.parent} cannot be written to")
+    return path
+
+
 @contextmanager
 def write_directory(path: str | Path, *, overwrite: bool = False, error: type[BciAlignError] = BciAlignError) -> Iterator[Path]:
     """Give an empty temporary directory beside ``path`` to fill; on leaving, flush every file and rename it to ``path``.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bci_align.errors import ConfigError
 
@@ -61,7 +61,7 @@ class TrainConfig(Strict):
     hidden: int = Field(64, ge=4, le=1024, description="units of the recurrent core (GRU)")
     latents: int = Field(16, ge=2, le=128, description="latent dimensions d")
     run_in: int = Field(10, ge=0, description="bins before each trial that settle the recurrent state and are not scored")
-    validation: float = Field(0.2, gt=0, lt=1, description="share of the rewarded trials held out by seed")
+    validation: float = Field(0.2, gt=0, le=0.5, description="share of the rewarded trials held out by seed")
     window: int = Field(120, ge=20, description="bins of a training window of the source model")
     epochs: int = Field(100, ge=1, description="passes over the source day for the source model")
     batch: int = Field(32, ge=1, description="windows per optimisation step")
@@ -75,9 +75,9 @@ class TrainConfig(Strict):
         0.2, ge=0, description="standard deviation of the offset per channel and window, in channel SDs"
     )
     prior_epochs: int = Field(60, ge=1, description="passes over the training trials for the diffusion prior")
-    prior_width: int = Field(32, ge=4, description="width of the prior's tokens (multiple of 4)")
-    prior_blocks: int = Field(2, ge=1, description="STBlocks of the prior")
-    prior_steps: int = Field(100, ge=2, description="diffusion steps of the prior")
+    prior_width: int = Field(32, ge=4, le=512, multiple_of=4, description="width of the prior's tokens (multiple of 4)")
+    prior_blocks: int = Field(2, ge=1, le=32, description="STBlocks of the prior")
+    prior_steps: int = Field(100, ge=2, le=4000, description="diffusion steps of the prior")
     min_trials: int = Field(20, ge=5, description="fewest rewarded trials to train on")
 
 
@@ -104,6 +104,13 @@ class GateConfig(Strict):
         (0.5, 2.0),
         description="allowed ratio of the decoded output's standard deviation to the source day's, per output",
     )
+
+    @field_validator("spread")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1]:
+            raise ValueError("expected a lower bound and a larger upper bound")
+        return value
 
 
 class RecalibrateConfig(Strict):

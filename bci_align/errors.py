@@ -11,6 +11,11 @@ class BciAlignError(Exception):
 
     exit_code = 2
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.details: dict[str, object] = {}
+        """What ``--json`` tells beside the sentence; a run puts its summary here."""
+
 
 class ConfigError(BciAlignError):
     """A configuration or mapping file that cannot be used."""
@@ -33,7 +38,7 @@ class TrainingError(BciAlignError):
 
 
 class AlignmentError(BciAlignError):
-    """Alignment that cannot start (too few trials, channels that never fire)."""
+    """Alignment that cannot start or went wrong (too few or too short trials, a loss that is not finite)."""
 
 
 class StreamError(BciAlignError):

@@ -31,13 +31,17 @@ CALIBRATION = 120
 MAP = Path(__file__).resolve().parents[1] / "configs" / "import" / "isometric.yaml"
 
 
+class Failed(Exception):
+    """A command that did not end well: its row of the acceptance is not met."""
+
+
 def bci_align(*words: str | Path) -> dict[str, Any]:
-    """Run one command of the installed command line with --json."""
+    """Run one command of the installed command line with --json; raises :class:`Failed`."""
     done = subprocess.run(
         [sys.executable, "-m", "bci_align.cli.main", *map(str, words), "--json"], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"bci-align {words[0]} left with {done.returncode}")
+        raise Failed(f"bci-align {words[0]} left with {done.returncode}: {done.stdout.strip()}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -70,6 +74,22 @@ def one_seed(seed: int, work: Path, day16: Session) -> dict[str, float]:
     }
 
 
+def of_seeds(rows: list[dict[str, float]]) -> list[Row]:
+    """Acceptance rows of training and recalibration; without a single seed nothing is met."""
+
+    def mean(column: str) -> float:
+        return float(np.mean([r[column] for r in rows])) if rows else float("nan")
+
+    slowest = max((r["train_s"] for r in rows), default=float("nan"))
+    worst = min((r["aligned"] - r["renormalised"] for r in rows), default=float("nan"))
+    return [
+        Row("training time, slowest seed (s)", slowest, "<= 180", slowest <= 180),
+        Row("source validation R2, mean of seeds (%)", mean("validation"), ">= 97.0", mean("validation") >= 97.0),
+        Row("day 16 after recalibrate, mean of seeds (%)", mean("aligned"), ">= 95.8", mean("aligned") >= 95.8),
+        Row("worst seed, aligned minus re-normalised (points)", worst, ">= -0.3", worst >= -0.3),
+    ]
+
+
 def main() -> int:
     """Run the benchmark."""
     args = arguments(__doc__)
@@ -80,17 +100,23 @@ def main() -> int:
         for day in (0, 16):
             bci_align("import", data(f"isometric_day{day}.npz"), "--map", MAP, "--out", work / f"day{day}.h5")
         day16 = io.load(work / "day16.h5")
-        rows = []
+        rows, replays, failed = [], [], []
         for seed in seeds:
-            rows.append(one_seed(seed, work, day16))
-            say(", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
-        replays = []
+            try:
+                rows.append(one_seed(seed, work, day16))
+                say(", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
+            except Failed as e:
+                failed.append(Row(f"seed {seed}", str(e), "every command succeeds", False))
         for over in ("lsl", "zmq"):
             words = ("--bundle", work / "day0-0", "--over", over, "--speed", speed, "--calibration", str(CALIBRATION))
-            replays.append(bci_align("replay", work / "day16.h5", *words, "--out", work / f"replay-{over}"))
-            say(f"replay over {over}: {', '.join(f'{k} {replays[-1][k]}' for k in ('bins_in', 'lost', 'r2_before', 'r2_after'))}")
+            try:
+                replays.append(bci_align("replay", work / "day16.h5", *words, "--out", work / f"replay-{over}"))
+                shown = ("bins_in", "lost", "r2_before", "r2_after")
+                say(f"replay over {over}: {', '.join(f'{k} {replays[-1][k]}' for k in shown)}")
+            except Failed as e:
+                failed.append(Row(f"replay over {over}", str(e), "the command succeeds", False))
     columns = ("validation", "none", "renormalised", "aligned", "oracle", "train_s", "recalibrate_s")
-    if not args.json:
+    if not args.json and rows:
         head = ("seed", "day 0 validation", "day 16 none", "re-normalised", "aligned", "oracle", "train s", "recalibrate s")
         lines = [head, *((str(r["seed"]), *(f"{r[c]:.1f}" for c in columns)) for r in rows)]
         print(f"{machine()}\n" + table([*lines, ("mean +- sd", *(spread([r[c] for r in rows]) for c in columns))]))
@@ -108,20 +134,14 @@ def main() -> int:
         print(
             "\n" + table([keys, *(tuple(f"{r[k]:.3g}" if isinstance(r[k], float) else str(r[k]) for k in keys) for r in replays)])
         )
-    mean = {c: float(np.mean([r[c] for r in rows])) for c in columns}
-    worst = min(r["aligned"] - r["renormalised"] for r in rows)
-    acceptance = [
-        Row("training time, slowest seed (s)", max(r["train_s"] for r in rows), "<= 180", max(r["train_s"] for r in rows) <= 180),
-        Row("source validation R2, mean of seeds (%)", mean["validation"], ">= 97.0", mean["validation"] >= 97.0),
-        Row("day 16 after recalibrate, mean of seeds (%)", mean["aligned"], ">= 95.8", mean["aligned"] >= 95.8),
-        Row("worst seed, aligned minus re-normalised (points)", worst, ">= -0.3", worst >= -0.3),
-    ]
+    acceptance = [*failed, *of_seeds(rows)]
     for r in replays:
         name = f"replay over {r['over']} at speed {speed}"
+        difference = float("inf") if r["live_minus_offline"] is None else r["live_minus_offline"]  # JSON has no infinity
         acceptance += [
             Row(f"{name}: bins lost", str(r["lost"]), "0", r["lost"] == 0 and r["bins_in"] == day16.bins),
             Row(f"{name}: swaps", str(len(r["swaps"])), "1", len(r["swaps"]) == 1),
-            Row(f"{name}: |live - offline| (source SD)", r["live_minus_offline"], "<= 1e-4", r["live_minus_offline"] <= 1e-4),
+            Row(f"{name}: |live - offline| (source SD)", difference, "<= 1e-4", difference <= 1e-4),
         ]
     result = {"machine": machine(), "seeds": rows, "replays": replays, "quick": args.quick}
     return finish(result, acceptance, args.json)

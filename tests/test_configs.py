@@ -71,3 +71,18 @@ def test_a_misspelt_key_is_answered(
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"mine\.yaml: unknown key '{'.'.join((*at, wrong))}'; .* '{right}'$"):
         config.load(model, path)
+
+
+@pytest.mark.parametrize("line", ["prior_width: 30", "prior_blocks: 33", "prior_steps: 5000", "validation: 0.999"])
+def test_training_settings_that_cannot_work_are_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"key '{line.split(':')[0]}'"):
+        config.load(config.TrainConfig, path)
+
+
+def test_a_gate_that_could_never_open_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("gate: {spread: [2.0, 0.5]}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"gate\.spread"):
+        config.load(config.RecalibrateConfig, path)

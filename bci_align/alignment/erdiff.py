@@ -39,8 +39,12 @@ class Candidate:
 
 
 def renormalise(read_in: ReadIn, trials: UnlabelledTrials) -> ReadIn:
-    """Per-channel re-normalisation: the source's linear map behind a normaliser fitted on today's trials."""
+    """Per-channel re-normalisation: the source's linear map behind a normaliser fitted on today's trials.
+
+    A channel that was silent on the source day stays silent: its weights have never seen a spike.
+    """
     mean, gain = normaliser.fit([t[trials.run_in :] for t in trials.counts])
+    gain = np.where(read_in.gain > 0, gain, np.float32(0))
     return ReadIn(mean, gain, read_in.weight, read_in.bias)
 
 

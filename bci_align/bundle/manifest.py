@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveFloat, ValidationError
 
 from bci_align.config import Strict, explain
 from bci_align.errors import BundleError
 
 NAME = "manifest.json"
+SEAL = "manifest.sha256"
+"""Digest of the manifest, in a file beside it: an edited or damaged manifest is seen as any other file is."""
 FILES = ("core.onnx", "core.safetensors", "decoder.safetensors", "read_in.safetensors")
 """Everything a bundle holds beside its manifest. The names are fixed: a path never comes out of a manifest."""
 MAX_FILE = 256 * 2**20
@@ -39,8 +41,8 @@ class Manifest(Strict):
     bin_s: float = Field(gt=0, description="bin width in seconds")
     outputs: tuple[str, ...] = Field(min_length=1, description="names of the decoded kinematics")
     units: tuple[str, ...] = Field(min_length=1, description="their physical units")
-    scale: tuple[float, ...] = Field(min_length=1, description="their source-day standard deviations, physical units")
-    clamp: tuple[float, ...] = Field(min_length=1, description="largest magnitude let out, in units of scale")
+    scale: tuple[PositiveFloat, ...] = Field(min_length=1, description="their source-day standard deviations, physical units")
+    clamp: tuple[PositiveFloat, ...] = Field(min_length=1, description="largest magnitude let out, in units of scale")
     hidden: int = Field(ge=1, le=4096, description="units of the core")
     latents: int = Field(ge=1, le=512, description="latent dimensions")
     run_in: int = Field(ge=0, description="bins before a trial that settle the state")
@@ -59,7 +61,9 @@ def digest(data: bytes) -> str:
 def write(manifest: Manifest, directory: Path) -> None:
     """Write ``manifest.json`` into ``directory``, keys sorted, so that equal manifests are equal bytes."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
-    (directory / NAME).write_text(text + "\n", encoding="utf-8")
+    data = (text + "\n").encode()
+    (directory / NAME).write_bytes(data)
+    (directory / SEAL).write_text(digest(data) + "\n", encoding="ascii")
 
 
 def read(directory: Path) -> tuple[Manifest, str]:
@@ -87,6 +91,9 @@ def read(directory: Path) -> tuple[Manifest, str]:
     for name in ("units", "scale", "clamp"):
         if len(getattr(manifest, name)) != k:
             raise BundleError(f"{path}: {name}: expected {k} values, one per output, found {len(getattr(manifest, name))}")
+    expected = read_bounded(directory / SEAL).decode(errors="replace").strip()
+    if expected != digest(data):
+        raise BundleError(f"{path}: expected SHA-256 {expected[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
     return manifest, digest(data)
 
 

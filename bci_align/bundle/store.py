@@ -39,7 +39,11 @@ class Bundle:
 
     def decoder(self) -> Decoder:
         """Build the velocity decoder."""
-        return KINDS[self.manifest.decoder].load(_tensors(self._files["decoder.safetensors"], self.path / "decoder.safetensors"))
+        where = self.path / "decoder.safetensors"
+        try:
+            return KINDS[self.manifest.decoder].load(_tensors(self._files["decoder.safetensors"], where))
+        except (KeyError, IndexError) as e:
+            raise BundleError(f"{where}: expected the arrays of a {self.manifest.decoder} decoder, {e} is missing") from None
 
     def pipeline(self) -> Pipeline:
         """Build the decode step: one ONNX Runtime session of one thread."""

@@ -9,6 +9,7 @@ import click
 
 from bci_align.alignment.erdiff import align
 from bci_align.alignment.gate import judge
+from bci_align.atomic import claim_directory
 from bci_align.bundle.store import load_bundle, save_generation
 from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
 from bci_align.config import RecalibrateConfig, TrainConfig
@@ -76,7 +77,7 @@ def evaluate_command(bundle: Path, session: Path, trials: str, as_json: bool) ->
     loaded, day = load_bundle(bundle), io.load(session)
     result = evaluate(loaded, day, parse_trials(trials, day))
     result["generation"] = loaded.manifest.generation
-    result["seen_in_training"] = day.fingerprint() == loaded.manifest.training["counts_sha256"]
+    result["seen_in_training"] = day.fingerprint() == loaded.manifest.training.get("counts_sha256")
 
     def text() -> str:
         rows = [
@@ -111,8 +112,7 @@ def recalibrate_command(
     refuses is not written (exit status 3).
     """
     settings = load_config(RecalibrateConfig, config) if config else RecalibrateConfig()
-    if out.exists():
-        raise BundleError(f"{out}: exists already; a bundle is never overwritten")
+    claim_directory(out, error=BundleError)
     loaded, day = load_bundle(bundle), io.load(session)
     calibration = unlabelled(day, parse_trials(trials, day), loaded.manifest.run_in)
     with staged_progress(as_json) as progress:

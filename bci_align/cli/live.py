@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from bci_align.bundle.store import load_bundle
-from bci_align.cli.common import as_json, emit, seed_option, staged_progress, table
+from bci_align.cli.common import as_json, emit, staged_progress, table
 from bci_align.config import LiveConfig
 from bci_align.config import load as load_config
-from bci_align.errors import ConfigError
+from bci_align.errors import BciAlignError, ConfigError
 from bci_align.evaluation.replayed import score_replay
 from bci_align.evaluation.score import check
 from bci_align.report.replayed import report_replay
@@ -61,7 +61,7 @@ class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
     default=None,
     help="Directory of new generations, decisions.jsonl and report.html; default sessions/replay-NAME.",
 )
-@seed_option
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=None, help="Seed of the alignment.")
 @as_json
 def replay_command(
     session: Path,
@@ -71,7 +71,7 @@ def replay_command(
     calibration: int | None,
     config: Path | None,
     out: Path | None,
-    seed: int,
+    seed: int | None,
     as_json: bool,
 ) -> None:
     """Play SESSION through a real outlet or socket into the live system, and score what came out.
@@ -82,9 +82,13 @@ def replay_command(
     day, first = io.load(session), load_bundle(bundle)
     check(first, day)
     given = load_config(LiveConfig, config) if config else LiveConfig(bundle=str(bundle))
-    update: dict[str, Any] = {"bundle": str(bundle), "seed": seed, "out": str(out or Path(given.out) / f"replay-{day.name}")}
+    folder = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"replay-{day.name}")  # a name must not lead elsewhere
+    update: dict[str, Any] = {"bundle": str(bundle), "out": str(out or Path(given.out) / folder)}
+    if seed is not None:
+        update["seed"] = seed
     if calibration is not None:
-        update |= {"calibration_trials": max(calibration, 1), "recalibrations": given.recalibrations if calibration else 0}
+        times = max(given.recalibrations, 1) if calibration else 0
+        update |= {"calibration_trials": max(calibration, 1), "recalibrations": times}
     settings = LiveConfig.model_validate(given.model_dump() | update)
     if settings.recalibrations and settings.calibration_trials >= len(day.rewarded()):
         raise ConfigError(
@@ -151,25 +155,58 @@ def run_command(config: Path, as_json: bool) -> None:
     """
     settings = load_config(LiveConfig, config)
     started = time.monotonic()
-    summary: dict[str, Any] = {"swaps": [], "refusals": []}
-    with LiveSystem(settings) as live:
-        live.wait_ready(settings.source.connect_timeout_s + READY_S)
-        while live.decoding:
-            for report in live.poll(0.5):
-                _count(report, summary)
-                if not as_json and settings.log == "normal" and (line := sentence(report)):
-                    click.echo(f"{time.monotonic() - started:8.1f} s  {line}")
-    emit(summary, as_json, lambda: f"ended: {summary.get('why', 'stopped')}, {summary.get('bins', 0)} bins")
+    summary: dict[str, Any] = {"why": "stopped", "bins": 0, "swaps": [], "refusals": [], "notes": []}
+
+    def hear(report: dict[str, Any]) -> None:
+        _count(report, summary)
+        if not as_json and settings.log == "normal" and (line := sentence(report)):
+            click.echo(f"{time.monotonic() - started:8.1f} s  {line}")
+
+    try:
+        with LiveSystem(settings) as live:
+            try:
+                live.wait_ready(settings.source.connect_timeout_s + READY_S)
+                while live.decoding:
+                    for report in live.poll(0.5):
+                        hear(report)
+            finally:
+                # However it ends, what was decoded and decided until then is told.
+                summary.update({k: v for k, v in live.counters().items() if k in ("bins", "gaps", "bad")})
+                for report in live.stop():
+                    hear(report)
+    except KeyboardInterrupt:
+        _tell(summary | {"why": "interrupted"}, as_json)
+        raise
+    except BciAlignError as e:
+        e.details = summary | {"why": str(e)}
+        if not as_json:
+            _tell(e.details, as_json)
+        raise
+    _tell(summary, as_json)
+
+
+def _tell(summary: dict[str, Any], as_json: bool) -> None:
+    """Say how a run went."""
+
+    def text() -> str:
+        swaps = ", ".join(f"generation {s['generation']} at bin {s['bin']}" for s in summary["swaps"]) or "none"
+        counted = "".join(f", {summary[k]} {k.replace('_', ' ')}" for k in ("gaps", "bad", "malformed_events") if summary.get(k))
+        return f"ended: {summary['why']}; {summary['bins']} bins{counted}; swaps: {swaps}"
+
+    emit(summary, as_json, text)
 
 
 def _count(report: dict[str, Any], summary: dict[str, Any]) -> None:
     """Keep what the summary of a run needs."""
-    if report["report"] == "swapped":
+    kind = report["report"]
+    if kind == "swapped":
         summary["swaps"].append({"bin": report["bin"], "generation": report["generation"]})
-    elif report["report"] == "verdict" and not report["accepted"]:
+    elif kind == "verdict" and not report["accepted"]:
         summary["refusals"].append(report["reason"])
-    elif report["report"] == "ended":
-        summary.update({k: report[k] for k in ("why", "bins", "gaps", "bad")})
+    elif kind == "ended":
+        summary.update({k: report[k] for k in ("why", "bins", "gaps", "bad", "malformed_events")})
+    elif kind in ("aligner_died", "missed", "log_failed", "dropped") and (line := sentence(report)):
+        summary["notes"].append(line)
 
 
 def sentence(r: dict[str, Any]) -> str | None:
@@ -185,6 +222,8 @@ def sentence(r: dict[str, Any]) -> str | None:
         return f"generation {r['generation']} {said}: {r['reason']} ({r['seconds']:.1f} s)"
     if kind == "swapped":
         return f"swapped: generation {r['generation']} decodes from bin {r['bin']} on"
+    if kind == "status":
+        return str(r["sentence"])
     if kind == "dropped":
         return f"generation {r['generation']} dropped: {r['reason']}"
     if kind == "aligner_died":

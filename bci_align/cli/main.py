@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 from bci_align import __version__
+from bci_align.cli.common import plain
 from bci_align.errors import BciAlignError
 
 COMMANDS = {
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BciAlignError as e:
         click.echo(f"bci-align: {e}", err=True)
         if "--json" in arguments:
-            click.echo(json.dumps({"error": str(e)}))
+            click.echo(json.dumps(plain(e.details | {"error": str(e)})))
         return e.exit_code
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -41,7 +41,7 @@ class Recurrent:
     ) -> Recurrent:
         """Fit by least squares on ``rows`` (bin indices) of continuous ``latents`` (T, d), ``kinematics`` (T, K)."""
         rng = np.random.default_rng(seed)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = _Net(latents.shape[1], hidden, kinematics.shape[1])
         z, y = torch.from_numpy(latents).float(), torch.from_numpy(kinematics).float()

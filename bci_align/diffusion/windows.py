@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+SHORTEST, LONGEST = 8, 512
+"""Bounds of a window, bins."""
+
 
 def pad(trials: Sequence[NDArray[np.float32]]) -> tuple[Tensor, list[int]]:
     """Stack trials (T_i, C) as one (n, max T, C) tensor, zeros behind the end, and give their lengths."""
@@ -20,8 +23,11 @@ def pad(trials: Sequence[NDArray[np.float32]]) -> tuple[Tensor, list[int]]:
 
 
 def window_length(lengths: Sequence[int], run_in: int) -> int:
-    """Choose a window (bins) that nearly every trial can fill with some of its run-in: the 5th percentile of trial lengths."""
-    return max(int(np.percentile([n - run_in for n in lengths], 5)), 8)
+    """Choose a window (bins) that nearly every trial fills: the 5th percentile of trial lengths without their run-in.
+
+    Between ``SHORTEST`` (a structure in time needs some) and ``LONGEST`` (attention over time costs its square).
+    """
+    return min(max(int(np.percentile([n - run_in for n in lengths], 5)), SHORTEST), LONGEST)
 
 
 def cut(latents: Tensor, lengths: Sequence[int], run_in: int, window: int, rng: np.random.Generator) -> Tensor:

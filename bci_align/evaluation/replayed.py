@@ -23,7 +23,7 @@ def score_replay(
     Gives ``r2_before`` (rewarded trials that ended before the first swap), ``r2_after`` (those that started after the last),
     ``r2_after_unaligned`` (the same later trials, stepped offline by the old generation: what the swap is worth), None where
     there are no such trials or no kinematics; ``live_minus_offline``, the largest difference on any bin between what came out
-    and offline stepping of the generation that made it, in source standard deviations.
+    and offline stepping of the generation that made it, in source standard deviations (infinite for an answer that is no number).
     """
     counts = session.counts.astype(np.float32)
     scale = np.array(bundle.manifest.scale)
@@ -34,7 +34,8 @@ def score_replay(
         offline[g] = made.pipeline().run(counts, made.read_in)
         mine = generation == g
         if mine.any():
-            difference = max(difference, float(np.abs((outputs[mine] - offline[g][mine]) / scale).max()))
+            worst = float(np.abs((outputs[mine] - offline[g][mine]) / scale).max())
+            difference = max(difference, worst if np.isfinite(worst) else np.inf)  # max(0, nan) would be 0
     first = swaps[0]["bin"] if swaps else session.bins
     last = swaps[-1]["bin"] if swaps else session.bins
     rewarded = session.rewarded()

@@ -1,4 +1,4 @@
-"""Score a bundle on a session's trials. The only room that reads a target day's kinematics."""
+"""Score a bundle on a session's trials; a target day's kinematics decide nothing, they only score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bci_align.session.types import Session
 
 
 def check(bundle: Bundle, session: Session) -> None:
-    """Refuse a session that does not belong to ``bundle``: channels, bin width or kinematics differ."""
+    """Refuse a session that does not belong to ``bundle``: its channels or bin width differ, or the kinematics that it has."""
     m = bundle.manifest
     if session.channels != m.channels:
         raise MismatchError(f"session {session.name!r}: {difference(m.channels, session.channels)}")
@@ -22,6 +22,16 @@ def check(bundle: Bundle, session: Session) -> None:
         raise MismatchError(
             f"session {session.name!r}: expected bins of {m.bin_s:g} s as in the bundle, found {session.bin_s:g} s"
         )
+    if session.kinematics is not None:
+        for what, expected, found in (
+            ("kinematics", m.outputs, session.kinematics_names),
+            ("units", m.units, session.kinematics_units),
+        ):
+            if expected != found:
+                wanted = ", ".join(expected)
+                raise MismatchError(
+                    f"session {session.name!r}: {what}: expected {wanted} as in the bundle, found {', '.join(found)}"
+                )
 
 
 def difference(expected: tuple[str, ...], found: tuple[str, ...]) -> str:
@@ -43,11 +53,8 @@ def score_outputs(bundle: Bundle, session: Session, trials: NDArray[np.intp], ou
     R2 weighs the outputs in units of the source day's standard deviation; RMSE is in physical units.
     """
     m = bundle.manifest
-    if session.kinematics is None or session.kinematics_names != m.outputs:
-        found = ", ".join(session.kinematics_names) or "none"
-        raise MismatchError(
-            f"session {session.name!r}: kinematics: expected {', '.join(m.outputs)} to score against, found {found}"
-        )
+    if session.kinematics is None:
+        raise MismatchError(f"session {session.name!r}: kinematics: expected {', '.join(m.outputs)} to score against, found none")
     index = rows(session, trials)
     truth, decoded = session.kinematics[index].astype(np.float64), outputs[index]
     scale = np.array(m.scale)

@@ -144,6 +144,9 @@ def validate(session: Session, where: str = "session") -> Session:
         raise fail("trials", "every end after its start", f"trial {bad} from {t.start_s[bad]:g} s to {t.end_s[bad]:g} s")
     if (np.diff(t.start_s) < 0).any():
         raise fail("trials", "trials in order of time", f"trial {int(np.flatnonzero(np.diff(t.start_s) < 0)[0]) + 1} too early")
+    if (t.start_s[1:] < t.end_s[:-1] - TIME_TOLERANCE_S).any():
+        bad = int(np.flatnonzero(t.start_s[1:] < t.end_s[:-1] - TIME_TOLERANCE_S)[0])
+        raise fail("trials", "trials that do not overlap", f"trial {bad + 1} starting before trial {bad} ends")
     if t.start_s[0] < -TIME_TOLERANCE_S or t.end_s.max() > s.bins * s.bin_s + TIME_TOLERANCE_S:
         raise fail(
             "trials",

@@ -42,7 +42,7 @@ def supervised(bundle: Bundle, session: Session, trials: NDArray[np.intp], seed:
     weight[labelled] = 1.0
     model, prior = bundle.models()
     model.normalise(*normaliser.fit([counts[slice(*session.trial_bins(int(i)))] for i in trials]))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source.fit(model, source.TrainingData(counts, kinematics.astype(np.float32), weight), config, seed)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bci_align.atomic import claim_directory
 from bci_align.bundle.manifest import Manifest, PriorShape
 from bci_align.bundle.store import Bundle, new_prior, save_source, versions
 from bci_align.config import TrainConfig
@@ -43,8 +44,7 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
     ``progress(stage, done, total)`` is called all along. The same session, configuration and seed give the same bytes on one
     machine. Raises :class:`TrainingError` when the session has no kinematics or too few rewarded trials.
     """
-    if Path(path).exists():
-        raise BundleError(f"{path}: exists already; a bundle is never overwritten")
+    path = claim_directory(path, error=BundleError)
     if session.kinematics is None:
         raise TrainingError(f"session {session.name!r}: kinematics: expected some to train a decoder on, found none")
     if len(session.rewarded()) < config.min_trials:
@@ -61,6 +61,7 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
         return (lambda done, total: progress(stage, done, total)) if progress else None
 
     training, validation = source_split(session, config.validation, seed)
+    _check_trials(session, training, config)
     trained, held_out = rows(session, training), rows(session, validation)
     counts = session.counts.astype(np.float32)
     scale = session.kinematics[trained].astype(np.float64).std(0)
@@ -69,7 +70,7 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
         raise TrainingError(f"session {session.name!r}: kinematics {flat!r}: expected values that vary, found a constant")
     kinematics = session.kinematics / scale
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SourceModel(counts.shape[1], config.hidden, config.latents, kinematics.shape[1])
         model.normalise(*normaliser.fit([counts[slice(*session.trial_bins(int(i)))] for i in training]))
@@ -115,7 +116,23 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
         alignment=None,
         files={},
     )
-    return save_source(Path(path), manifest, model, prior, decoder)
+    return save_source(path, manifest, model, prior, decoder)
+
+
+def _check_trials(session: Session, training: NDArray[np.intp], config: TrainConfig) -> None:
+    """Refuse before any training what the diffusion prior could not be trained on afterwards."""
+    bounds = [session.trial_bins(int(i)) for i in training]
+    lengths = [stop - first + config.run_in for first, stop in bounds if first >= config.run_in]
+    if not lengths:
+        raise TrainingError(
+            f"session {session.name!r}: expected training trials with {config.run_in} bins of run-in before them, "
+            f"found none among {len(training)}"
+        )
+    window = windows.window_length(lengths, config.run_in)
+    if max(lengths) < window:
+        raise TrainingError(
+            f"session {session.name!r}: expected trials of at least {window} bins with their run-in, found {max(lengths)} at most"
+        )
 
 
 def _fit_prior(

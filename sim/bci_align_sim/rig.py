@@ -81,6 +81,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         p.error(f"--speed: expected a positive number, found {args.speed:g}")
     if args.heard and not args.heard.parent.is_dir():
         p.error(f"--heard: expected a file in a folder that exists, found {args.heard}")
+    if args.seed < 0:
+        p.error(f"--seed: expected 0 or a positive number, found {args.seed}")
     if args.trials < 1:
         p.error(f"--trials: expected at least 1, found {args.trials}")
     if not (math.isfinite(args.bin_s) and args.bin_s > 0):

@@ -112,3 +112,11 @@ def test_the_gate_refuses_bad_candidates_and_says_why(small_bundle: Bundle, cali
     verdict = judge(small_bundle, good, scrambled, calibration, config)
     assert not verdict.accepted
     assert "prior denoising loss" in verdict.reason
+
+
+def test_a_channel_that_was_silent_on_the_source_day_stays_silent(small_bundle: Bundle, calibration: UnlabelledTrials) -> None:
+    r = small_bundle.read_in
+    gain = r.gain.copy()
+    gain[3] = 0
+    assert renormalise(replace(r, gain=gain), calibration).gain[3] == 0
+    assert renormalise(r, calibration).gain[3] > 0

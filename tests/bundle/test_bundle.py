@@ -22,6 +22,13 @@ def copy(small_bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle.path, tmp_path / "copy"))
 
 
+def reseal(bundle: Path, **change: object) -> None:
+    """Change a manifest and its seal, as somebody would who knows both."""
+    manifest = json.loads((bundle / mf.NAME).read_text()) | change
+    (bundle / mf.NAME).write_text(json.dumps(manifest))
+    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()))
+
+
 def test_onnx_and_torch_agree_on_every_bin(small_bundle: Bundle, small_days: tuple[Session, Session]) -> None:
     counts = small_days[1].counts.astype(np.float32)
     source, _ = small_bundle.models()
@@ -105,7 +112,7 @@ def test_a_pickle_offered_as_a_model_is_refused(copy: Path, tmp_path: Path) -> N
     (copy / "core.safetensors").write_bytes(pickle.dumps(Bomb()))
     manifest = json.loads((copy / mf.NAME).read_text())
     manifest["files"]["core.safetensors"] = mf.digest((copy / "core.safetensors").read_bytes())
-    (copy / mf.NAME).write_text(json.dumps(manifest))
+    reseal(copy, files=manifest["files"])
     with pytest.raises(BundleError, match="not a safetensors file"):
         load_bundle(copy).models()
     assert not (tmp_path / "exploded").exists()
@@ -125,13 +132,23 @@ def test_a_pickle_offered_as_a_model_is_refused(copy: Path, tmp_path: Path) -> N
         ({"surprise": 1}, "unknown key 'surprise'"),
         ({"decoder": "oracle"}, "decoder: expected one of"),
         ({"hidden": 33}, "expected float32"),
+        ({"clamp": [-1.0, 1.0]}, "clamp"),
+        ({"decoder": "kalman"}, "expected the arrays of a kalman decoder"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(copy: Path, change: dict[str, object], says: str) -> None:
-    manifest = json.loads((copy / mf.NAME).read_text())
-    (copy / mf.NAME).write_text(json.dumps(manifest | change))
+    reseal(copy, **change)
     with pytest.raises(BundleError, match=says):
+        load_bundle(copy).decoder()
+
+
+def test_an_edited_manifest_is_seen(copy: Path) -> None:
+    text = (copy / mf.NAME).read_text()
+    (copy / mf.NAME).write_text(text.replace('"run_in": 10', '"run_in": 11'))
+    with pytest.raises(BundleError, match=r"manifest.json: expected SHA-256"):
         load_bundle(copy)
+    (copy / mf.NAME).write_text(text)
+    load_bundle(copy)
 
 
 def test_a_link_out_of_the_bundle_is_not_followed(copy: Path, tmp_path: Path) -> None:

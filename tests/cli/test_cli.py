@@ -1,6 +1,7 @@
 import json
 import pickle
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import yaml
 
 from bci_align.bundle.store import Bundle
 from bci_align.cli.main import COMMANDS, main
+from bci_align.config import SinkConfig, SourceConfig
 from bci_align.session import io
 from bci_align.session.types import Session
+from bci_align.streams.contract import StreamSpec
+from bci_align.streams.registry import make_rig
 
 Days = tuple[Session, Session]
 Capture = pytest.CaptureFixture[str]
@@ -35,10 +39,10 @@ def ok(capsys: Capture, *words: object) -> dict[str, Any]:
 
 
 def fault(capsys: Capture, *words: object, status: int = 2) -> str:
-    """Run a command that must fail: its status, one sentence on standard error, nothing on standard output."""
+    """Run a command that must fail: its status, one sentence on standard error, nothing on standard output (but run's end)."""
     assert main([*map(str, words)]) == status
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert captured.out == "" or words[0] == "run"
     lines = [line for line in captured.err.splitlines() if line.startswith("bci-align: ")]
     assert len(lines) == 1, captured.err
     return lines[0]
@@ -122,11 +126,43 @@ def test_bad_files_and_settings(work: Path, small_bundle: Bundle, capsys: Captur
     assert "expected at least 5 calibration trials, found 3" in fault(
         capsys, "recalibrate", b, work / "dayk.h5", "--trials", ":3", "--out", tmp_path / "x"
     )
-    assert "exists already" in fault(capsys, "recalibrate", b, work / "dayk.h5", "--out", tmp_path)
+    assert "already exists" in fault(capsys, "recalibrate", b, work / "dayk.h5", "--out", tmp_path)
     assert "no trial would be left" in fault(capsys, "replay", work / "dayk.h5", "--bundle", b, "--calibration", "400")
     assert not (tmp_path / "x").exists()
     assert main(["replay", str(work / "dayk.h5"), "--bundle", str(b), "--speed", "fast"]) == 2
     assert main(["evaluate", str(b)]) == 2
+
+
+def test_a_bundle_s_directory_is_made_before_the_work(work: Path, capsys: Capture, tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text("epochs: 1\nprior_epochs: 1\nprior_width: 8\nhidden: 16\nlatents: 4\n")
+    ok(capsys, "train", work / "day0.h5", "--out", tmp_path / "bundles" / "monkey" / "day0", "--config", tiny)
+    (tmp_path / "file").write_text("")
+    says = fault(capsys, "train", work / "day0.h5", "--out", tmp_path / "file" / "day0", "--config", tiny)
+    assert "cannot be made" in says
+
+
+def test_other_kinematics_or_units_are_refused_before_a_replay(
+    work: Path, small_bundle: Bundle, small_days: Days, capsys: Capture, tmp_path: Path
+) -> None:
+    day = small_days[1]
+    io.save(replace(day, kinematics_names=("px", "py")), tmp_path / "names.h5")
+    io.save(replace(day, kinematics_units=("m/s", "m/s")), tmp_path / "units.h5")
+    words = ("--bundle", small_bundle.path, "--out", tmp_path / "out")
+    assert "kinematics: expected vx, vy" in fault(capsys, "replay", tmp_path / "names.h5", *words)
+    assert "units: expected cm/s, cm/s as in the bundle, found m/s, m/s" in fault(capsys, "replay", tmp_path / "units.h5", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_still_tells_what_it_did(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    config = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+    config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert main(["run", str(tmp_path / "run.yaml"), "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["bins"] == 0
+    assert told["swaps"] == []
+    assert "nobody-sends-this" in told["error"]
 
 
 def test_a_fault_with_json_is_json_too(capsys: Capture, tmp_path: Path) -> None:
@@ -154,12 +190,19 @@ def test_a_port_in_use_is_named(small_bundle: Bundle, capsys: Capture, tmp_path:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        config = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
-        config["source"] = {"kind": "zmq", "connect_timeout_s": 1.0}
+        config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+        config["source"] = {"kind": "lsl", "stream": "port-test", "markers": "port-test-events", "connect_timeout_s": 20.0}
         config["sink"] = {"kind": "zmq", "address": address}
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-        says = fault(capsys, "run", tmp_path / "run.yaml")
-    assert address in says or "5571" in says
+        source = SourceConfig(stream="port-test", markers="port-test-events")
+        rig, _ = make_rig("lsl", source, SinkConfig())
+        rig.open(StreamSpec(small_bundle.manifest.channels, small_bundle.manifest.bin_s, "rig", "rig-1"))
+        try:
+            status = main(["run", str(tmp_path / "run.yaml")])
+        finally:
+            rig.close()
+    assert status == 2
+    assert address in capsys.readouterr().err
 
 
 def test_replay_scores_what_came_out(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:

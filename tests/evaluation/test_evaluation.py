@@ -6,6 +6,7 @@ import pytest
 from bci_align.bundle.store import Bundle
 from bci_align.errors import MismatchError
 from bci_align.evaluation.metrics import r2, r2_per_output, rmse
+from bci_align.evaluation.replayed import score_replay
 from bci_align.evaluation.score import evaluate, score_outputs
 from bci_align.session.types import Session
 
@@ -53,3 +54,12 @@ def test_a_session_of_another_rig_is_refused(small_bundle: Bundle, small_days: D
         evaluate(small_bundle, replace(day, bin_s=0.1), trials)
     with pytest.raises(MismatchError, match="kinematics: expected vx, vy to score against, found none"):
         evaluate(small_bundle, replace(day, kinematics=None, kinematics_names=(), kinematics_units=()), trials)
+
+
+def test_an_answer_that_is_no_number_never_counts_as_equal(small_bundle: Bundle, small_days: Days) -> None:
+    day = small_days[1]
+    outputs = small_bundle.pipeline().run(day.counts.astype(np.float32), small_bundle.read_in)
+    generation = np.zeros(day.bins, np.int64)
+    assert score_replay(small_bundle, day, outputs, generation, [])["live_minus_offline"] == 0
+    outputs[500:] = np.nan
+    assert score_replay(small_bundle, day, outputs, generation, [])["live_minus_offline"] == np.inf

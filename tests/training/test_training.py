@@ -57,21 +57,23 @@ def test_progress_names_every_stage_and_ends_full(small_days: Days, tmp_path: Pa
 def test_bad_sessions_are_refused_before_anything_is_written(small_days: Days, tmp_path: Path) -> None:
     day = small_days[0]
     t = day.trials
+    short = Trials(t.start_s, t.go_s, t.start_s + 0.1, t.success)
     few = Trials(t.start_s[:6], t.go_s[:6], t.end_s[:6], t.success[:6])
     constant = np.ones_like(day.kinematics)
     cases = [
         (replace(day, trials=few), "expected at least 10 rewarded trials"),
         (replace(day, kinematics=None, kinematics_names=(), kinematics_units=()), "found none"),
         (replace(day, kinematics=constant), "found a constant"),
+        (replace(day, trials=short), "expected trials of at least 8 bins"),
     ]
     for bad, says in cases:
         with pytest.raises(TrainingError, match=says):
-            train_bundle(bad, TINY, 0, tmp_path / "a")
+            train_bundle(bad, TINY.model_copy(update={"run_in": 2}), 0, tmp_path / "a")
         assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_target_is_refused_before_training(small_days: Days, small_bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(BundleError, match="already exists"):
         train_bundle(small_days[0], TINY, 0, small_bundle.path)
 
 
