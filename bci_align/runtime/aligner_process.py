@@ -19,7 +19,7 @@ from bci_align.models.encoder import ReadIn
 from bci_align.runtime import decisions, process
 from bci_align.runtime.reports import Report, fault, send
 from bci_align.runtime.ring import RingReader
-from bci_align.runtime.shared import ALL_HANDLED, Cell, Layout, Shared
+from bci_align.runtime.shared import ALL_HANDLED, LEFT_OUT, Cell, Layout, Shared
 from bci_align.runtime.trial_buffer import TrialBuffer
 from bci_align.session.types import UnlabelledTrials
 
@@ -114,12 +114,14 @@ class _Aligner:
                     continue
                 found += new
                 self._shared.set(Cell.TRIALS, found)
+                self._count()
                 if len(self._buffer) >= self._config.calibration_trials:
                     self._recalibrate()
                     self._buffer.clear()
                     left -= 1
                     if not left:
                         break
+            self._count()
             self._shared.set(Cell.HANDLED, self._reader.cursor if left else ALL_HANDLED)
             if not items:
                 time.sleep(_SLEEP_S)
@@ -159,6 +161,12 @@ class _Aligner:
         if now - self._told > _PROGRESS_S or done == total:
             self._told = now
             self._tell({"report": "progress", "done": done, "total": total})
+
+    def _count(self) -> None:
+        """Let the parent see how the collecting goes."""
+        self._shared.set(Cell.HELD, len(self._buffer))
+        for reason, cell in LEFT_OUT.items():
+            self._shared.set(cell, self._buffer.dropped[reason])
 
     def _check_on(self) -> None:
         if self._shared.get(Cell.STOP) or self._parent.gone():

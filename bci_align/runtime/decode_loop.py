@@ -17,6 +17,10 @@ from bci_align.streams.contract import Bin, Decoded, Flags, TrialEvent
 HISTORY = 400
 """Bins from which a candidate's recurrent state is warmed, before it may decode."""
 
+MOST_COUNTS = 1e6
+"""Most spikes of one channel in one bin that are believed. No array counts a thousandth of it: beyond are only a sender's faults,
+and numbers of their size, finite as they are, overflow in the network and stay in its recurrent state."""
+
 Counts = NDArray[np.float32]
 
 
@@ -55,9 +59,9 @@ class DecodeLoop:
     """Decodes with one generation while the next one warms up.
 
     A candidate starts :data:`HISTORY` bins back (or at the start of the stream), catches up in :meth:`idle`, a few bins per
-    call, and then follows bin by bin. Once it has caught up, the first bin in which no trial runs is decoded by it. All its
-    steps happen in :meth:`idle`, after the live bin has been answered. ``slots`` are two, ``live`` says which one decodes; the
-    other one keeps the generation before until the next swap.
+    call, and then follows bin by bin. Once it has caught up, it decodes from the first bin in which no trial runs, or which
+    follows on a trial's last bin. All its steps happen in :meth:`idle`, after the live bin has been answered. ``slots`` are two,
+    ``live`` says which one decodes; the other one keeps the generation before until the next swap.
 
     Parameters
     ----------
@@ -83,7 +87,7 @@ class DecodeLoop:
         self.gaps = 0
         """Bins that never arrived."""
         self.bad = 0
-        """Bins whose counts were not usable."""
+        """Bins whose counts were not usable, or for which the network gave nothing finite."""
 
     @property
     def incumbent(self) -> Slot:
@@ -113,6 +117,7 @@ class DecodeLoop:
             self.gaps += item.seq - self._seq - 1
             flags |= Flags.GAP
         self._seq = item.seq
+        before = self._good
         if usable(item.counts, len(self._good)):
             self._good = np.asarray(item.counts, np.float32)
         else:
@@ -120,14 +125,20 @@ class DecodeLoop:
             flags |= Flags.BAD_COUNTS
         if self._trial.inside(item):
             flags |= Flags.IN_TRIAL
-        elif self._swap(item.seq):
+        if (self._trial.between or not flags & Flags.IN_TRIAL) and self._swap(item.seq):
             flags |= Flags.SWAPPED
         slot = self.incumbent
         if slot.from_seq is None:
             slot.from_seq = item.seq
-        slot.state, values, clamped = self._pipeline.step(slot.state, self._good, slot.read_in)
-        if clamped:
-            flags |= Flags.CLAMPED
+        state, values, clamped = self._pipeline.step(slot.state, self._good, slot.read_in)
+        if finite(values) and finite(state):
+            slot.state = state
+            flags |= Flags.CLAMPED if clamped else Flags.NONE
+        else:
+            # A state that is not finite would never become so again: forget this bin, and let nothing move for its duration.
+            self.bad += not flags & Flags.BAD_COUNTS
+            flags |= Flags.BAD_COUNTS
+            values, self._good = np.zeros_like(values), before
         self._history.append((item.seq, self._good))
         if self._candidate is not None:
             self._candidate.behind.append((item.seq, self._good))
@@ -153,7 +164,7 @@ class DecodeLoop:
             seq, counts = candidate.behind.popleft()
             slot = candidate.slot
             slot.state, values, _ = self._pipeline.step(slot.state, counts, slot.read_in)
-            if not np.isfinite(values).all():
+            if not (finite(values) and finite(slot.state)):
                 self._drop(f"its output for bin {seq} is not finite")
         candidate = self._candidate
         if candidate is not None and not candidate.warm and not candidate.behind:
@@ -184,5 +195,10 @@ class DecodeLoop:
 
 
 def usable(counts: Counts, channels: int) -> bool:
-    """Whether ``counts`` are ``channels`` finite numbers, none of them negative."""
-    return counts.shape == (channels,) and bool(np.isfinite(counts).all()) and not bool((counts < 0).any())
+    """Whether ``counts`` are ``channels`` numbers from 0 to :data:`MOST_COUNTS`."""
+    return counts.shape == (channels,) and bool(((counts >= 0) & (counts <= MOST_COUNTS)).all())  # no NaN passes either
+
+
+def finite(state: Any) -> bool:
+    """Whether an array, or all arrays of a (nested) tuple of them, are free of NaN and infinities."""
+    return all(map(finite, state)) if isinstance(state, tuple) else bool(np.isfinite(state).all())

@@ -16,7 +16,7 @@ from bci_align.runtime import process
 from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.runtime.reports import fault, send
 from bci_align.runtime.shared import Cell, Layout, Shared
-from bci_align.streams.contract import Bin, Flags, Sink, Source, StreamSpec
+from bci_align.streams.contract import END, Bin, Flags, Sink, Source, StreamSpec
 from bci_align.streams.registry import make_sink, make_source
 
 _READ_S = 0.005
@@ -71,8 +71,7 @@ def _run(shared: Shared, config: LiveConfig, pipe: Connection[Any, Any], schedul
         gc.collect()
         gc.freeze()  # what is here now stays: no collection need look at it again
         why = _decode(shared, loop, source, sink, pipe, config.stale_s)
-        malformed = getattr(getattr(source, "events", None), "malformed", 0)
-        counts = {"bins": shared.get(Cell.BINS), "gaps": loop.gaps, "bad": loop.bad, "malformed_events": malformed}
+        counts = {"bins": shared.get(Cell.BINS), "gaps": loop.gaps, "bad": loop.bad, "malformed_events": _malformed(source)}
         send(pipe, {"report": "ended", "why": why} | counts)
     finally:
         source.close()
@@ -82,11 +81,13 @@ def _run(shared: Shared, config: LiveConfig, pipe: Connection[Any, Any], schedul
 def _decode(shared: Shared, loop: DecodeLoop, source: Source, sink: Sink, pipe: Connection[Any, Any], stale_s: float) -> str:
     """Decode until told to stop or until no bin has come for ``stale_s`` seconds (0: for ever); why it ended."""
     parent = process.ParentWatch()
-    last, bins, marks = time.monotonic(), 0, 0
+    last, bins, marks, ends, successes = time.monotonic(), 0, 0, 0, 0
     while not shared.get(Cell.STOP):
         for item in source.read(0.0 if loop.warming else _READ_S):
             if not isinstance(item, Bin):
                 marks += loop.on_event(item)
+                ends += item.name == END
+                successes += item.name == END and bool(item.value)
                 shared.ring.put(item)
                 continue
             decoded = loop.on_bin(item)
@@ -99,6 +100,9 @@ def _decode(shared: Shared, loop: DecodeLoop, source: Source, sink: Sink, pipe: 
             shared.set(Cell.BINS, bins)
             shared.set(Cell.LAST_SEQ, item.seq + 1)
         shared.set(Cell.MARKS, marks)
+        shared.set(Cell.ENDS, ends)
+        shared.set(Cell.SUCCESSES, successes)
+        shared.set(Cell.MALFORMED, _malformed(source))
         shared.set(Cell.GAPS, loop.gaps)
         shared.set(Cell.BAD, loop.bad)
         posted = shared.mailbox.poll()
@@ -114,6 +118,11 @@ def _decode(shared: Shared, loop: DecodeLoop, source: Source, sink: Sink, pipe: 
         if parent.gone():
             return "the parent process is gone"
     return "stopped"
+
+
+def _malformed(source: Source) -> int:
+    """Markers that a transport could not understand; 0 for one that has no markers to read."""
+    return int(getattr(getattr(source, "events", None), "malformed", 0))
 
 
 def check_stream(spec: StreamSpec, bundle: Bundle) -> None:

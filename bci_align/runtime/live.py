@@ -8,7 +8,8 @@ decoder            ``ready`` (stream, channels, bin_s, generation, scheduler), `
                    (why, bins, gaps, bad, malformed_events)
 aligner            ``ready``, ``aligning`` (generation, trials, dropped), ``progress`` (done, total), ``verdict`` (accepted,
                    reason, checks, generation, trials, seconds, path if accepted), ``missed`` (records), ``finished``
-live               ``aligner_died`` (reason) and ``log_failed`` (reason): decoding goes on
+live               ``aligner_died`` (reason) and ``log_failed`` (reason): decoding goes on; ``status`` (sentence): how the
+                   collecting goes and what was faulty, where that is worth saying and at most every 30 s
 =================  ==================================================================================================
 
 A fault of the decoder is raised as the exception it was there.
@@ -32,6 +33,7 @@ from bci_align.runtime.child import Child
 from bci_align.runtime.process import OrderlyExit, as_child
 from bci_align.runtime.reports import Report, as_error
 from bci_align.runtime.shared import Cell, Shared
+from bci_align.runtime.watch import Watch
 
 _GRACE_S = {"decoder": 3.0, "aligner": 1.0}
 """Seconds that a process gets to end when told to; sending what a transport has queued can take the decoder one or two."""
@@ -55,6 +57,8 @@ class LiveSystem:
         self._waiting: deque[Report] = deque()
         self._ended = False
         self._exit: OrderlyExit | None = None
+        success = config.source.events.success if config.successful_only else None
+        self._watch = Watch(config.calibration_trials, success)
         self.bundle = load_bundle(Path(config.bundle))
 
     def __enter__(self) -> LiveSystem:
@@ -142,6 +146,7 @@ class LiveSystem:
                 return []
             multiprocessing.connection.wait(pipes, timeout_s)
             self._take_all([(child, child.read()) for child in self._children()])
+            self._look()
         reports: list[Report] = []
         while self._waiting:
             if self._waiting[0]["report"] == "fault":
@@ -207,6 +212,15 @@ class LiveSystem:
         else:
             message = f"the decoder died: {reason}"
             self._waiting.append({"from": "live", "report": "fault", "error": "RuntimeFault", "message": message})
+
+    def _look(self) -> None:
+        """Say how things are, if that is worth a report and the decoder has not just said its last word."""
+        if self._ended or any(r["report"] == "fault" for r in self._waiting):
+            return
+        s = self._open()
+        sentence = self._watch.look({c: s.get(c) for c in Cell}, self.aligner_pid is not None, time.monotonic())
+        if sentence is not None:
+            self._waiting.append({"from": "live", "report": "status", "sentence": sentence})
 
     def _aligner_died(self, reason: str) -> None:
         report = {"from": "live", "report": "aligner_died", "reason": reason}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from operator import attrgetter
 
@@ -36,12 +37,19 @@ class Marks:
 
 
 class TrialClock:
-    """Tells for every bin whether a trial was running in it; the bins that hold a start or an end count as inside."""
+    """Tells for every bin whether a trial was running in it; the bins that hold a start or an end count as inside.
+
+    Where trials follow each other without a pause no bin is outside: every end shares its bin with the next start. The boundary
+    behind that bin is then the only place between two trials, and :attr:`between` tells of it.
+    """
 
     def __init__(self, bin_s: float) -> None:
         self._bin_s = bin_s
         self._marks = Marks()
         self._running = False
+        self._end, self._begin = -math.inf, math.inf  # of the last trial, and of the last bin
+        self.between = False
+        """Whether the last bin asked for follows on a bin that holds a trial's end: it may itself be the next trial's."""
 
     def add(self, event: TrialEvent) -> bool:
         """Take in one event; whether it was a mark."""
@@ -50,11 +58,15 @@ class TrialClock:
     def inside(self, item: Bin) -> bool:
         """Whether a trial runs in ``item``; call once for every bin, in order."""
         inside = self._running
+        before, self._begin, ended = self._begin, item.t - self._bin_s, self._end
         for mark in self._marks.due(item.t):
             self._running = mark.name == START
-            late = mark.t + TIME_TOLERANCE_S < item.t - self._bin_s
             if self._running:
                 inside = True
-            elif late:  # the trial was over before this bin began
-                inside = False
+                continue
+            t = mark.t + TIME_TOLERANCE_S
+            self._end = max(self._end, t)
+            if t < self._begin:  # the trial was over before this bin began
+                inside, ended = False, max(ended, t)
+        self.between = ended >= before
         return inside

@@ -55,6 +55,30 @@ class Cell(IntEnum):
     """Aligner: records of the ring that are dealt with, any alignment they led to included."""
     TRIALS = 8
     """Aligner: usable calibration trials found so far."""
+    HELD = 9
+    """Aligner: those of them that wait for the next alignment."""
+    ENDS = 10
+    """Decoder: trial ends taken in."""
+    SUCCESSES = 11
+    """Decoder: trial ends that said success."""
+    MALFORMED = 12
+    """Decoder: markers that could not be understood."""
+    FAILED = 13
+    """Aligner: trials left out by this reason, as are the following; see :class:`~bci_align.runtime.trial_buffer.TrialBuffer`."""
+    ABANDONED = 14
+    GAP = 15
+    NO_RUN_IN = 16
+    TOO_LONG = 17
+
+
+LEFT_OUT = {
+    "failed": Cell.FAILED,
+    "abandoned": Cell.ABANDONED,
+    "gap": Cell.GAP,
+    "no run-in": Cell.NO_RUN_IN,
+    "too long": Cell.TOO_LONG,
+}
+"""Cell of every reason that the trial buffer knows."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,7 @@ class Shared:
 
 def _offsets(layout: Layout) -> tuple[int, int, int]:
     """Where ring and mailbox begin, and the size of the whole, in bytes; multiples of a cache line."""
-    ring = 64 * 2
+    ring = -(-8 * len(Cell) // 64) * 64
     mailbox = ring + -(-Ring.nbytes(layout.channels, layout.capacity) // 64) * 64
     return ring, mailbox, mailbox + Mailbox.nbytes(layout.channels, layout.hidden)
 

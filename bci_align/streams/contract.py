@@ -21,7 +21,8 @@ class Flags(IntFlag):
     GAP = 1
     """One or more bins before this one never arrived."""
     BAD_COUNTS = 2
-    """The bin held non-finite or negative counts; the encoder did not see it and the last good bin's counts stood in."""
+    """The bin held non-finite, negative or absurdly large counts; the encoder did not see it and the last good bin's counts
+    stood in. Also set, with zeros for output, should the network give nothing finite for a bin; its state stays as it was."""
     CLAMPED = 4
     """The decoded output was beyond the source day's range and was cut to it."""
     SWAPPED = 8

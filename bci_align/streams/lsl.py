@@ -66,7 +66,7 @@ class LslSource:
         spec, self._has_seq = describe(info, c.stream)
         self._modulus = common.SEQ_MODULUS[info.channel_format()]
         self._buffer = np.empty((_CHUNK, info.channel_count()), dtype=_DTYPES[info.channel_format()])
-        self._order = EventOrder(self._what)
+        self._order = EventOrder(self._what, spec.bin_s)
         self._seq, self._fault = -1, None
         self._two_clocks = found.hostname() != found_markers.hostname()
         if self._two_clocks:
@@ -76,7 +76,7 @@ class LslSource:
     def read(self, timeout_s: float) -> list[Bin | TrialEvent]:
         """See :class:`~bci_align.streams.contract.Source`. Waits for bins; events that come alone are given after the time.
 
-        An event that arrives ahead of its bin is kept back until that bin.
+        An event further ahead than the next bin is kept back until its bin.
         """
         if self._counts is None:
             raise StreamError(f"{self._what}: expected an open stream, found a closed one")
@@ -86,7 +86,7 @@ class LslSource:
             bins = self._pull_bins(timeout_s)
         except StreamError as e:
             self._fault = e  # for good: what came with the fault has been consumed
-            if held := self._order.merge([], 0.0):  # the end of the last trial comes after the last bin
+            if held := self._order.rest():  # the end of the last trial comes after the last bin
                 return held
             raise
         events = self._pull_events()  # after the bins, so that events sent before them are in

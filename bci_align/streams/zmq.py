@@ -39,7 +39,7 @@ class ZmqSource:
             found = "a rig that sends none" if events is None else f"a rig that sends them on {events!r}"
             raise StreamError(f"no trial events: ZeroMQ address {c.address!r}: expected events on {c.markers!r}, found {found}")
         self._spec = spec
-        self._order = EventOrder(f"ZeroMQ topic {c.stream!r}")
+        self._order = EventOrder(f"ZeroMQ topic {c.stream!r}", spec.bin_s)
         return spec
 
     def read(self, timeout_s: float) -> list[Bin | TrialEvent]:
@@ -57,7 +57,7 @@ class ZmqSource:
             try:
                 messages = socket.receive(max(deadline - time.monotonic(), 0.0))
             except StreamError:
-                if held := self._order.merge([], 0.0):  # the end of the last trial comes after the last bin
+                if held := self._order.rest():  # the end of the last trial comes after the last bin
                     return held
                 raise
             for frames in messages:

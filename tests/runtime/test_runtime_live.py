@@ -21,12 +21,13 @@ import pytest
 from bci_align.bundle.store import Bundle
 from bci_align.config import GateConfig, LiveConfig
 from bci_align.errors import BundleError, ConfigError, MismatchError, RuntimeFault, StreamError
+from bci_align.runtime import watch
 from bci_align.runtime.aligner_process import Methods, free_path
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.player import Player
 from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import Session
-from bci_align.streams.contract import Bin, RigInlet, RigOutlet, StreamSpec
+from bci_align.streams.contract import END, START, Bin, RigInlet, RigOutlet, StreamSpec, TrialEvent
 from bci_align.streams.registry import make_rig
 
 from . import fakes
@@ -153,6 +154,35 @@ def test_ends_by_itself_when_no_bin_comes(bundle: Bundle, short: Session, tmp_pa
         ended = poll_until(live, said("ended"))[-1]
         assert (ended["why"], ended["bins"]) == ("no bin has come for 0.5 s", 20)
         assert not live.decoding
+
+
+@pytest.mark.parametrize("kind", ["zmq", "lsl"])
+@pytest.mark.parametrize(
+    ("value", "hint"), [(None, "no trial so far was marked as successful: send trial_success"), (True, "left out: gap")]
+)
+def test_a_run_in_which_no_trial_counts_says_why(
+    bundle: Bundle, short: Session, tmp_path: Path, kind: str, value: bool | None, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "EVERY_S", 0.4)
+    config = config_for(bundle, tmp_path, kind)
+    with rig(config, short) as (outlet, _), LiveSystem(config, fakes.QUICK) as live:
+        live.wait_ready(READY_S)
+        outlet.wait_for_decoder(10.0)
+        said_so: list[dict[str, Any]] = []
+        for k in range(0, 1000, 20):  # a trial in every 20 bins: bare ends, or a bin that is no bin
+            bad = np.full(len(short.channels), 3e38, np.float32)
+            t = 100.0 + k * short.bin_s
+            outlet.push(TrialEvent(t + 0.5, START))
+            send(outlet, short, k, k + 12)
+            outlet.push(Bin(k + 12, t + 13 * short.bin_s, bad if value else short.counts[k].astype(np.float32)))
+            outlet.push(TrialEvent(t + 0.8, END, value))
+            send(outlet, short, k + 13, k + 20)
+            said_so += live.poll(0.05)
+        said_so += poll_until(live, lambda r: True) + live.stop()
+    sentences = [r["sentence"] for r in said_so if r["report"] == "status"]
+    assert any(s.startswith("0 of 6 calibration trials; left out: ") and hint in s for s in sentences), sentences
+    assert any("bins with unusable counts" in s for s in sentences) == bool(value)
+    assert {r["from"] for r in said_so if r["report"] == "status"} == {"live"}
 
 
 def test_a_decoder_that_is_killed_is_noticed(bundle: Bundle, short: Session, tmp_path: Path) -> None:

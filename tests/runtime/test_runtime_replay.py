@@ -16,7 +16,7 @@ from bci_align.errors import ConfigError, MismatchError
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.player import script
 from bci_align.runtime.replay import ReplayResult, replay
-from bci_align.session.types import Session, unlabelled
+from bci_align.session.types import Session, Trials, unlabelled
 from bci_align.streams.contract import END, GO, START, Flags
 
 from . import fakes
@@ -116,6 +116,17 @@ def test_at_twenty_times_the_speed(over: str, bundle: Bundle, days: tuple[Sessio
     check(bundle, session, result)
     (swap,) = result.swaps
     assert not inside(session)[swap["bin"]]
+    assert result.notes == []
+
+
+def test_contiguous_trials_get_their_swap(bundle: Bundle, days: tuple[Session, Session], tmp_path: Path) -> None:
+    """Every trial ends where the next begins, so that no bin is outside: the swap comes behind the bin that two share."""
+    edges = np.arange(10.5, 600.0, 20.0) * days[1].bin_s
+    trials = Trials(edges[:-1], np.full(len(edges) - 1, np.nan), edges[1:], np.ones(len(edges) - 1, bool))
+    session = Session(days[1].counts[:600], days[1].bin_s, days[1].channels, trials)
+    result = replay(session, config_for(bundle, tmp_path), "zmq", methods=fakes.QUICK)
+    check(bundle, session, result)
+    assert [s["bin"] for s in result.swaps] == [10 + TRIALS * 20 + 1]
     assert result.notes == []
 
 

@@ -171,3 +171,30 @@ def test_trials_of_a_session_without_run_in_room_are_left_out() -> None:
         buffer.add(x)
     assert_same(buffer.trials(), unlabelled(s, s.rewarded(), 300))
     assert buffer.dropped["no run-in"] > 0
+
+
+@pytest.mark.parametrize(
+    ("events", "between"),
+    [
+        ([(2, 2.5, END), (2, 2.5, START)], [3]),  # shared
+        ([(2, 3.0, END), (2, 3.0, START)], [4]),  # on the edge: both lie in the bin behind it
+        ([(2, 2.5, END), (3, 3.1, START)], [3]),  # in two neighbours
+        ([(3, 2.5, END), (3, 2.5, START)], [3]),  # known a bin late, which is in time
+        ([(4, 2.5, END), (4, 2.5, START)], []),  # too late: bin 3 was decoded as the trial's
+        ([(2, 2.1, END), (2, 2.2, START), (3, 3.1, END), (3, 3.2, START)], [3, 4]),
+        ([(2, 2.5, START)], []),
+    ],
+)
+def test_the_boundary_behind_a_trials_end(events: list[tuple[int, float, str]], between: list[int]) -> None:
+    """Events as (arrives before bin, time in bins, name); a trial runs from bin 0 on."""
+    clock = TrialClock(0.02)
+    clock.add(TrialEvent(0.0, START))
+    found = []
+    for k in range(7):
+        for at, t, name in events:
+            if at == k:
+                clock.add(TrialEvent(t * 0.02, name))
+        inside = clock.inside(Bin(k, (k + 1) * 0.02, np.zeros(1, np.float32)))
+        assert inside
+        found += [k] if clock.between else []
+    assert found == between

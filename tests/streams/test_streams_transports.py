@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bci_align.errors import StreamError
+from bci_align.streams import ordering
 from bci_align.streams.contract import END, START, Bin, Decoded, Flags, TrialEvent
 from bci_align.streams.registry import make_rig, make_sink, make_source
 
@@ -103,6 +104,19 @@ def test_an_event_without_a_bin_is_given_after_the_time(kind: str) -> None:
     with opened(kind) as (outlet, source, _):
         outlet.push(TrialEvent(5.0, END, True))
         assert collect(source, 0, 1) == [TrialEvent(5.0, END, True)]
+
+
+@pytest.mark.parametrize("event_t", [1e5 + 200.0, 200.0 - 1e5], ids=["ahead", "behind"])
+def test_events_on_another_clock_are_named_at_real_time(kind: str, event_t: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most reads time out between two bins, as the decoder's do."""
+    monkeypatch.setattr(ordering, "HOLD_S", 0.5)
+    with opened(kind) as (outlet, source, _), pytest.raises(StreamError, match=r"one clock, found a 'start' event at -?\d"):
+        for k in range(40):
+            outlet.push(Bin(k, 200.0 + k * SPEC.bin_s, np.zeros(len(SPEC.channels), np.float32)))
+            if k in (5, 6, 7):
+                outlet.push(TrialEvent(event_t, START))
+            for _ in range(10):
+                assert not events_of(source.read(0.005)) or event_t < 0
 
 
 def test_a_killed_sender_is_named(kind: str) -> None:
