@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bci_align.errors import BciAlignError, StreamError
+from bci_align.errors import StreamError
 from bci_align.runtime.live import LiveSystem
 from bci_align.session.types import Session, bin_of
 from bci_align.streams.contract import END, GO, START, Bin, RigOutlet, TrialEvent
@@ -57,7 +57,7 @@ class Player(threading.Thread):
         self._stopping = False
         self.sent = 0
         """Bins sent so far."""
-        self.error: BciAlignError | None = None
+        self.error: Exception | None = None
         """What stopped it before the end, if anything."""
 
     def heard(self, seq: int) -> None:
@@ -75,10 +75,10 @@ class Player(threading.Thread):
             self.join()
 
     def run(self) -> None:
-        """Send everything; faults are kept in :attr:`error`."""
+        """Send everything; whatever goes wrong is kept in :attr:`error`, for the thread that waits to raise."""
         try:
             self._play()
-        except BciAlignError as e:
+        except Exception as e:
             self.error = e
 
     def _play(self) -> None:
