@@ -36,7 +36,7 @@ class Row:
 def arguments(description: str | None) -> argparse.Namespace:
     """Parse ``--quick`` and ``--json``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed and faster replays: shows that it runs, proves less")
+    parser.add_argument("--quick", action="store_true", help="one seed: shows that it runs, proves less")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
     return parser.parse_args()
 

@@ -28,6 +28,7 @@ from bci_align.training.oracle import supervised
 from benchmarks.common import Row, arguments, data, finish, machine, say, spread
 
 CALIBRATION = 120
+SPEED = "10"
 MAP = Path(__file__).resolve().parents[1] / "configs" / "import" / "isometric.yaml"
 
 
@@ -94,7 +95,6 @@ def main() -> int:
     """Run the benchmark."""
     args = arguments(__doc__)
     seeds = range(1 if args.quick else 5)
-    speed = "20" if args.quick else "10"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for day in (0, 16):
@@ -108,7 +108,7 @@ def main() -> int:
             except Failed as e:
                 failed.append(Row(f"seed {seed}", str(e), "every command succeeds", False))
         for over in ("lsl", "zmq"):
-            words = ("--bundle", work / "day0-0", "--over", over, "--speed", speed, "--calibration", str(CALIBRATION))
+            words = ("--bundle", work / "day0-0", "--over", over, "--speed", SPEED, "--calibration", str(CALIBRATION))
             try:
                 replays.append(bci_align("replay", work / "day16.h5", *words, "--out", work / f"replay-{over}"))
                 shown = ("bins_in", "lost", "r2_before", "r2_after")
@@ -136,7 +136,7 @@ def main() -> int:
         )
     acceptance = [*failed, *of_seeds(rows)]
     for r in replays:
-        name = f"replay over {r['over']} at speed {speed}"
+        name = f"replay over {r['over']} at speed {SPEED}"
         difference = float("inf") if r["live_minus_offline"] is None else r["live_minus_offline"]  # JSON has no infinity
         acceptance += [
             Row(f"{name}: bins lost", str(r["lost"]), "0", r["lost"] == 0 and r["bins_in"] == day16.bins),
