@@ -56,7 +56,7 @@ class SinkConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """Source-day training. Times in bins or epochs; every default was chosen on source validation trials."""
+    """Source-day training. Times in bins or epochs; the README says how the defaults were chosen."""
 
     hidden: int = Field(64, ge=4, le=1024, description="units of the recurrent core (GRU)")
     latents: int = Field(16, ge=2, le=128, description="latent dimensions d")

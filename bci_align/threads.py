@@ -12,9 +12,8 @@ import torch
 def one_thread() -> Iterator[None]:
     """Let torch compute on one thread inside the block.
 
-    The networks are small: a second thread gains little on an idle machine, and on a busy one (a rig decodes beside us) the
-    threads spend their time waiting for each other; training on two busy cores took three times as long with two threads.
-    It also makes results independent of the number of cores.
+    The networks are small. A second thread shortens training on an idle machine, but on a busy one (a rig decodes beside us)
+    the threads spend their time waiting for each other, and take longer than one. One thread also makes results independent of the number of cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
