@@ -43,7 +43,7 @@ def renormalise(read_in: ReadIn, trials: UnlabelledTrials) -> ReadIn:
 
     A channel that was silent on the source day stays silent: its weights have never seen a spike.
     """
-    mean, gain = normaliser.fit([t[trials.run_in :] for t in trials.counts])
+    mean, gain = normaliser.fit(trials.bodies())
     gain = np.where(read_in.gain > 0, gain, np.float32(0))
     return ReadIn(mean, gain, read_in.weight, read_in.bias)
 

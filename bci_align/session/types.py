@@ -96,6 +96,10 @@ class UnlabelledTrials:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def bodies(self) -> list[NDArray[np.float32]]:
+        """The trials without their run-in: one (T_i, C) array each."""
+        return [t[self.run_in :] for t in self.counts]
+
 
 def validate(session: Session, where: str = "session") -> Session:
     """Return ``session`` if it keeps its contract, else raise :class:`SessionError` with one sentence naming ``where``."""
