@@ -1,13 +1,37 @@
-"""The one diffusion core: noising, the denoising loss, DDIM sampling. Shared by alignment, augmentation and interpretation."""
+"""The one diffusion core: noising, denoising loss, DDIM sampling, projection. Used by alignment, augmentation, interpretation."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from itertools import pairwise
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bci_align.diffusion.schedule import Kind, abar
+
+Weight = Literal["uniform", "likelihood"]
+"""w(t) of the denoising loss: 1, or the one that makes it a bound of the likelihood."""
+
+
+def log_snr(abar: Tensor) -> Tensor:
+    """Give the log signal-to-noise ratio log(abar / (1 - abar)) of ``abar`` (T,) in float64, same shape."""
+    a = abar.double()
+    return a.log() - torch.log1p(-a)
+
+
+def likelihood_weight(abar: Tensor) -> Tensor:
+    """Give the likelihood weighting (T,) of the squared error of eps, beta(t) / sigma_t^2 with sigma_t^2 = 1 - abar_t, mean 1.
+
+    Song et al. 2021, "Maximum likelihood training of score-based diffusion models", weigh the score's error by
+    g(t)^2 = beta(t), and the score is -eps / sigma_t. Because ``beta / sigma^2 dt = -d log_snr``, a step's weight is its share
+    of the fall of :func:`log_snr` from the first step to the last (trapezoid rule): the mean over t is the integral over time
+    up to a constant, and no infinite weight stands at the clean end.
+    """
+    fall = -log_snr(abar).diff()
+    w = F.pad(fall, (0, 1)) + F.pad(fall, (1, 0))
+    return (w / w.mean()).to(abar.dtype)
 
 
 class Denoiser(Protocol):
@@ -55,33 +79,68 @@ class Diffusion(nn.Module):
         generator: torch.Generator,
         t_range: tuple[int, int] | None = None,
         reduce: bool = True,
+        weight: Weight | None = None,
     ) -> Tensor:
-        """Denoising score matching ``E ||eps - eps_theta(x_t, t)||^2`` per element; the gradient reaches ``x0``.
+        """Denoising score matching ``E w(t) ||eps - eps_theta(x_t, t)||^2`` per element; the gradient reaches ``x0``.
 
         ``x0`` (B, ...); ``t`` is drawn evenly from ``t_range`` (default: all steps), stratified over the batch so that
-        the estimate varies less. Returns a scalar, or (B,) with ``reduce=False``. (ERDiff, the DSM term, w(t) = 1.)
+        the estimate varies less. Returns a scalar, or (B,) with ``reduce=False``.
+
+        ``weight`` is w(t), the *square* of the w in ERDiff's DSM term: ``uniform`` (also None) is 1; ``likelihood`` is
+        beta(t) / sigma_t^2 (:func:`likelihood_weight`), divided by its mean over ``t_range``, so
+        that both have the same scale. Likelihood weighting leans on the clean end, and on the last step, where a cosine
+        schedule destroys what is left at once.
         """
+        if weight not in (None, "uniform", "likelihood"):
+            raise ValueError(f"unknown weight {weight!r}; known are 'uniform' and 'likelihood'")
         lo, hi = t_range or (0, self.steps)
         b = x0.shape[0]
         strata = (torch.arange(b) + torch.rand(b, generator=generator)) / b
         t = (lo + strata * (hi - lo)).long().clamp(max=hi - 1)[torch.randperm(b, generator=generator)].to(x0.device)
         eps = torch.randn(x0.shape, generator=generator).to(x0.device)
         err = (self.net(self.q_sample(x0, t, eps), t) - eps).square().flatten(1).mean(1)
+        if weight == "likelihood":
+            w = likelihood_weight(self.abar)
+            err = err * w[t] / w[lo:hi].mean()
         return err.mean() if reduce else err
 
     @torch.no_grad()
     def sample(self, shape: tuple[int, ...], generator: torch.Generator, steps: int = 50, eta: float = 0.0) -> Tensor:
         """Draw samples of ``shape`` (B, ...) by DDIM (Song et al. 2021, Eq. 12) in ``steps`` strides."""
         x = torch.randn(shape, generator=generator).to(self.abar.device)
-        ts = torch.linspace(self.steps - 1, 0, steps).round().long().tolist()
-        for i, t in enumerate(ts):
-            tb = torch.full((shape[0],), t, device=x.device)
+        return self._ddim(x, torch.linspace(self.steps - 1, 0, steps).round().long().tolist(), generator, eta)
+
+    def step_at(self, level: float) -> int:
+        """Give the step nearest ``level``, a time in (0, 1] at which step t lies at (t + 1) / steps."""
+        if not 0 < level <= 1:
+            raise ValueError(f"expected a noise level above 0 and at most 1, found {level}")
+        return max(round(level * self.steps) - 1, 0)
+
+    @torch.no_grad()
+    def project(self, x0: Tensor, level: float, generator: torch.Generator, steps: int = 8, draws: int = 4) -> Tensor:
+        """Pull ``x0`` (B, ...) towards the data: noise it to ``level``, denoise it by DDIM in ``steps`` strides; same shape.
+
+        ``level`` in (0, 1] is the share of the schedule (0.25: the first quarter of the steps): the higher, the more of
+        ``x0`` is forgotten and the more of the prior's mean comes back. The mean over ``draws`` noises (run as one batch of
+        ``draws * B``) approaches the projection's expectation. Denoising from an intermediate time is SDEdit (Meng et al.
+        2022); here it makes labels out of trajectories that lie near, not on, the prior.
+        """
+        t = self.step_at(level)
+        x = x0.repeat(draws, *([1] * (x0.ndim - 1)))
+        eps = torch.randn(x.shape, generator=generator).to(x.device)
+        x = self.q_sample(x, torch.full((len(x),), t, device=x.device), eps)
+        ts = torch.linspace(t, 0, min(steps, t + 1)).round().long().tolist()
+        return self._ddim(x, ts, generator).reshape(draws, *x0.shape).mean(0)
+
+    def _ddim(self, x: Tensor, ts: list[int], generator: torch.Generator, eta: float = 0.0) -> Tensor:
+        """Denoise ``x`` (B, ...) from step ``ts[0]`` over the falling steps ``ts``; the last stride ends on the clean sample."""
+        for t, t_next in pairwise(ts):
+            tb = torch.full((len(x),), t, device=x.device)
             eps = self.net(x, tb)
             x0 = self.x0_hat(x, tb, eps)
-            if i == len(ts) - 1:
-                return x0
-            a, a_next = self.abar[t], self.abar[ts[i + 1]]
+            a, a_next = self.abar[t], self.abar[t_next]
             sigma = eta * ((1 - a_next) / (1 - a) * (1 - a / a_next)).sqrt()
-            noise = torch.randn(shape, generator=generator).to(x.device) if eta > 0 else 0.0
+            noise = torch.randn(x.shape, generator=generator).to(x.device) if eta > 0 else 0.0
             x = a_next.sqrt() * x0 + (1 - a_next - sigma**2).clamp(min=0).sqrt() * eps + sigma * noise
-        return x
+        tb = torch.full((len(x),), ts[-1], device=x.device)
+        return self.x0_hat(x, tb, self.net(x, tb))

@@ -22,23 +22,26 @@ def pad(trials: Sequence[NDArray[np.float32]]) -> tuple[Tensor, list[int]]:
     return torch.from_numpy(out), lengths
 
 
-def window_length(lengths: Sequence[int], run_in: int) -> int:
+def window_length(lengths: Sequence[int], run_in: Sequence[int]) -> int:
     """Choose a window (bins) that nearly every trial fills: the 5th percentile of trial lengths without their run-in.
+
+    ``lengths`` and ``run_in`` have one entry per trial, bins; the length counts the run-in in.
 
     Between ``SHORTEST`` (a structure in time needs some) and ``LONGEST`` (attention over time costs its square).
     """
-    return min(max(int(np.percentile([n - run_in for n in lengths], 5)), SHORTEST), LONGEST)
+    return min(max(int(np.percentile([n - r for n, r in zip(lengths, run_in, strict=True)], 5)), SHORTEST), LONGEST)
 
 
-def cut(latents: Tensor, lengths: Sequence[int], run_in: int, window: int, rng: np.random.Generator) -> Tensor:
+def cut(latents: Tensor, lengths: Sequence[int], run_in: Sequence[int], window: int, rng: np.random.Generator) -> Tensor:
     """Cut one window (window, d) per trial from ``latents`` (n, T, d) at a random place inside the trial: (n, window, d).
 
+    ``lengths`` and ``run_in`` have one entry per trial, bins; the length counts the run-in in.
     The run-in's bins are used only by trials shorter than the window. Trials shorter even with it are left out.
     """
     out = []
-    for z, n in zip(latents, lengths, strict=True):
+    for z, n, before in zip(latents, lengths, run_in, strict=True):
         if n >= window:
-            first = min(run_in, n - window)
+            first = min(before, n - window)
             start = int(rng.integers(first, n - window + 1))
             out.append(z[start : start + window])
     return torch.stack(out)

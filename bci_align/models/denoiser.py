@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Layers = Literal["both", "spatial", "temporal"]
+"""Which attention layers a block has: ``both``, or one of ERDiff's two ablations ("w/o T" has only the spatial ones)."""
 
 
 def sinusoids(position: Tensor, width: int) -> Tensor:
@@ -38,36 +42,45 @@ class Attention(nn.Module):
 
 
 class STBlock(nn.Module):
-    """Spatial attention (over the d latents of one bin), then temporal attention (over the L bins of one latent)."""
+    """Spatial attention (over the d latents of one bin), then temporal attention (over the L bins of one latent).
 
-    def __init__(self, width: int, heads: int) -> None:
+    ``layers`` leaves one of the two out; nothing takes its place.
+    """
+
+    def __init__(self, width: int, heads: int, layers: Layers = "both") -> None:
         super().__init__()
         self.step = nn.Linear(width, width)
-        self.spatial = Attention(width, heads)
-        self.temporal = Attention(width, heads)
+        self.spatial = None if layers == "temporal" else Attention(width, heads)
+        self.temporal = None if layers == "spatial" else Attention(width, heads)
 
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         b, length, d, w = x.shape
         x = x + self.step(step)[:, None, None]
-        x = self.spatial(x.reshape(b * length, d, w)).reshape(b, length, d, w)
-        x = x.transpose(1, 2).reshape(b * d, length, w)
-        return self.temporal(x).reshape(b, d, length, w).transpose(1, 2)
+        if self.spatial is not None:
+            x = self.spatial(x.reshape(b * length, d, w)).reshape(b, length, d, w)
+        if self.temporal is not None:
+            x = x.transpose(1, 2).reshape(b * d, length, w)
+            x = self.temporal(x).reshape(b, d, length, w).transpose(1, 2)
+        return x
 
 
 class LatentDenoiser(nn.Module):
     """Noise of latent windows: ``(x (B, L, d), t (B,)) -> (B, L, d)``.
 
     Every scalar x[b, l, j] is one token; which latent it is and which bin it is are embedded (learnt, sinusoidal).
-    With width 24 and two blocks about 27,000 parameters (ERDiff: 28,065).
+    With width 24 and two blocks about 27,000 parameters (ERDiff: 28,065). ``layers`` makes ERDiff's ablations: with
+    ``spatial`` alone the bins, with ``temporal`` alone the latents are denoised independently of each other.
     """
 
-    def __init__(self, latents: int, width: int = 24, blocks: int = 2, heads: int = 4) -> None:
+    def __init__(self, latents: int, width: int = 24, blocks: int = 2, heads: int = 4, layers: Layers = "both") -> None:
         super().__init__()
+        if layers not in get_args(Layers):
+            raise ValueError(f"unknown layers {layers!r}; known are {', '.join(map(repr, get_args(Layers)))}")
         self.width = width
         self.value = nn.Linear(1, width)
         self.latent = nn.Parameter(torch.randn(latents, width) / math.sqrt(width))
         self.step = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(STBlock(width, heads) for _ in range(blocks))
+        self.blocks = nn.ModuleList(STBlock(width, heads, layers) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, 1)
         nn.init.zeros_(self.out.weight)

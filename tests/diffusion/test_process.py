@@ -82,8 +82,10 @@ def test_windows_lie_inside_the_trial_and_use_the_run_in_only_when_needed() -> N
     assert lengths == [30, 18, 9]
     rng = np.random.default_rng(0)
     for _ in range(50):
-        w = cut(padded, lengths, run_in=5, window=15, rng=rng)
+        w = cut(padded, lengths, run_in=[5, 5, 5], window=15, rng=rng)
         assert w.shape == (2, 15, 1)  # the trial of 9 bins cannot fill a window
         assert 5 <= float(w[0, 0, 0]) <= 15
         assert float(w[1, 0, 0]) == 3  # 18 bins: the window must begin in the run-in
-    assert window_length([50, 60, 70], 10) == 41
+    assert {float(cut(padded, lengths, [0, 3, 0], 15, rng)[0, 0, 0]) for _ in range(300)} == set(range(16))
+    assert window_length([50, 60, 70], [10, 10, 10]) == 41
+    assert window_length([14, 14, 24], [0, 0, 10]) == 14  # a trial at a break has no run-in
