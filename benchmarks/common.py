@@ -17,7 +17,8 @@ import numpy as np
 from bci_align.cli.common import plain, table
 from bci_align.config import load
 from bci_align.errors import SessionError
-from bci_align.session.importing import ImportMap, import_file
+from bci_align.session.importing import import_file
+from bci_align.session.importmap import ImportMap
 from bci_align.session.types import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +53,12 @@ def data(name: str) -> Path:
 def isometric(day: int) -> Session:
     """Import one of the real isometric days."""
     return import_file(data(f"isometric_day{day}.npz"), load(ImportMap, ROOT / "configs" / "import" / "isometric.yaml"))
+
+
+def centerout(which: str, kinematics: str) -> Session:
+    """Import ``source`` or ``target`` of the real centre-out pair with ``position`` or ``velocity`` as its kinematics."""
+    path = ROOT / "configs" / "import" / f"centerout_{kinematics}.yaml"
+    return import_file(data(f"centerout_{which}.npz"), load(ImportMap, path))
 
 
 def machine() -> str:

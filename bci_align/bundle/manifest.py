@@ -11,14 +11,16 @@ from pydantic import Field, PositiveFloat, ValidationError
 
 from bci_align.config import Strict, explain
 from bci_align.errors import BundleError
+from bci_align.models.denoiser import Layers
 
 NAME = "manifest.json"
 SEAL = "manifest.sha256"
 """Digest of the manifest, in a file beside it: an edited or damaged manifest is seen as any other file is."""
-FILES = ("core.onnx", "core.safetensors", "decoder.safetensors", "read_in.safetensors")
+FILES = ("core.onnx", "core.safetensors", "decoder.safetensors", "read_in.safetensors", "source_trials.safetensors")
 """Everything a bundle holds beside its manifest. The names are fixed: a path never comes out of a manifest."""
 MAX_FILE = 256 * 2**20
-"""Bytes. A bundle of 1024 channels is a few megabytes; anything near this is not one of ours."""
+"""Bytes. The source trials are the largest file: 1000 trials of 100 bins and 1024 channels take 100 MB, 96 channels 10 MB."""
+VERSION = 2
 
 
 class PriorShape(Strict):
@@ -28,16 +30,20 @@ class PriorShape(Strict):
     blocks: int = Field(ge=1, le=32, description="STBlocks")
     steps: int = Field(ge=2, le=4000, description="diffusion steps")
     window: int = Field(ge=2, le=4096, description="bins of a latent window")
+    layers: Layers = Field("both", description="attention layers of every block")
 
 
 class Manifest(Strict):
     """The content of ``manifest.json``. Two bundles with the same manifest are the same bundle."""
 
     format: Literal["bci_align.bundle"] = "bci_align.bundle"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     generation: int = Field(ge=0, description="0 for the source day's bundle, +1 with every accepted alignment")
     parent: str | None = Field(None, description="identity of the bundle this generation was aligned from")
     channels: tuple[str, ...] = Field(min_length=1, description="channel labels, in the order of the counts")
+    source_channels: tuple[str, ...] = Field(
+        min_length=1, description="channel labels of the source day, those of the source trials; a generation may have others"
+    )
     bin_s: float = Field(gt=0, description="bin width in seconds")
     outputs: tuple[str, ...] = Field(min_length=1, description="names of the decoded kinematics")
     units: tuple[str, ...] = Field(min_length=1, description="their physical units")
@@ -79,8 +85,11 @@ def read(directory: Path) -> tuple[Manifest, str]:
         raise BundleError(f"{path}: expected JSON, found something else ({e})") from None
     if not isinstance(content, dict) or content.get("format") != "bci_align.bundle":
         raise BundleError(f"{path}: expected format 'bci_align.bundle', found {_short(content)}")
-    if content.get("version") != 1:
-        raise BundleError(f"{path}: expected version 1, found {content.get('version')!r}")
+    if content.get("version") != VERSION:
+        raise BundleError(
+            f"{path}: expected version {VERSION}, found {content.get('version')!r};"
+            " a bundle of another version of bci_align has to be trained again"
+        )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as e:

@@ -5,6 +5,7 @@ Offline scoring, the gate and the live loop all call :meth:`Pipeline.step`; ther
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -80,10 +81,15 @@ class Pipeline:
             y = np.clip(y, -self.clamp, self.clamp)
         return State(core, decoder), y * self.scale, clamped
 
-    def run(self, counts: NDArray[np.float32], read_in: ReadIn) -> Floats:
-        """Step over ``counts`` (T, C) from the first state; outputs (T, K) in physical units."""
-        state = self.state0()
+    def run(self, counts: NDArray[np.float32], read_in: ReadIn, breaks: Collection[int] = ()) -> Floats:
+        """Step over ``counts`` (T, C) from the first state, and again from it at each bin of ``breaks``, where a gap lies before.
+
+        Outputs (T, K) in physical units.
+        """
+        state, anew = self.state0(), frozenset(breaks)
         out = np.empty((len(counts), len(self.scale)))
         for i, x in enumerate(counts.astype(np.float32, copy=False)):
+            if i in anew:
+                state = self.state0()
             state, out[i], _ = self.step(state, x, read_in)
         return out

@@ -12,9 +12,11 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from torch import nn
 
 from bci_align.atomic import write_directory
 from bci_align.bundle import manifest as mf
+from bci_align.bundle import trials as source_trials
 from bci_align.bundle.graph import build
 from bci_align.bundle.manifest import Manifest, PriorShape
 from bci_align.bundle.pipeline import Pipeline
@@ -23,6 +25,7 @@ from bci_align.diffusion.process import Diffusion
 from bci_align.errors import BundleError
 from bci_align.models.denoiser import LatentDenoiser
 from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.session.types import UnlabelledTrials
 
 READ_IN = ("mean", "gain", "weight", "bias")
 
@@ -51,45 +54,111 @@ class Bundle:
         return Pipeline(self._files["core.onnx"], self.decoder(), m.hidden, np.array(m.scale), np.array(m.clamp))
 
     def models(self) -> tuple[SourceModel, Diffusion]:
-        """Build the torch source model, with this bundle's read-in in it, and the diffusion prior, both in eval mode."""
+        """Build the torch source model, with this bundle's read-in in it, and the diffusion prior, both in eval mode.
+
+        Its spike decoder is the source day's: the rates of ``manifest.source_channels``, whatever the read-in takes.
+        """
         m = self.manifest
-        source = SourceModel(len(m.channels), m.hidden, m.latents, len(m.outputs))
+        source = SourceModel(len(m.source_channels), m.hidden, m.latents, len(m.outputs))
         prior = new_prior(m.latents, m.prior)
-        try:
-            tensors = safetensors.torch.load(self._files["core.safetensors"])
-            source.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("source.")}, strict=True)
-            prior.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("prior.")}, strict=True)
-        except SafetensorError as e:
-            raise BundleError(f"{self.path / 'core.safetensors'}: not a safetensors file ({e})") from None
-        except RuntimeError as e:
-            raise BundleError(f"{self.path / 'core.safetensors'}: does not fit its manifest ({str(e).splitlines()[0]})") from None
+        self._load(source, "source.")
+        self._load(prior, "prior.")
         source.set_read_in(self.read_in)
         return source.eval(), prior.eval()
+
+    def movement_prior(self) -> Diffusion:
+        """Build the diffusion prior of the source day's kinematics: windows (B, window, K) in source standard deviations."""
+        m = self.manifest
+        prior = new_prior(len(m.outputs), m.prior.model_copy(update={"layers": "both"}))
+        self._load(prior, "movement.")
+        return prior.eval().requires_grad_(False)
+
+    def _load(self, module: nn.Module, prefix: str) -> None:
+        """Fill ``module`` from the tensors of core.safetensors whose names begin with ``prefix``."""
+        where = self.path / "core.safetensors"
+        try:
+            tensors = safetensors.torch.load(self._files["core.safetensors"])
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, strict=True)
+        except SafetensorError as e:
+            raise BundleError(f"{where}: not a safetensors file ({e})") from None
+        except RuntimeError as e:
+            raise BundleError(f"{where}: does not fit its manifest ({str(e).splitlines()[0]})") from None
+
+    def source_read_in(self) -> ReadIn:
+        """Give the read-in that the source day was trained with, whatever generation this is; for :meth:`source_trials`."""
+        where = self.path / "core.safetensors"
+        t = _tensors(self._files["core.safetensors"], where)
+        try:
+            return ReadIn(t["source.mean"], t["source.gain"], t["source.readin.weight"].T.copy(), t["source.readin.bias"])
+        except KeyError as e:
+            raise BundleError(f"{where}: expected the source day's read-in, {e} is missing") from None
+
+    def source_trials(self) -> UnlabelledTrials:
+        """Give the source day's training trials, counts alone: what a day with other channels is registered to."""
+        where = self.path / source_trials.NAME
+        return source_trials.unpack(self._files[source_trials.NAME], where, self.manifest.source_channels, self.manifest.bin_s)
 
 
 def new_prior(latents: int, shape: PriorShape) -> Diffusion:
     """Build an untrained diffusion prior of latent windows (B, window, d)."""
-    return Diffusion(LatentDenoiser(latents, shape.width, shape.blocks), steps=shape.steps)
+    return Diffusion(LatentDenoiser(latents, shape.width, shape.blocks, layers=shape.layers), steps=shape.steps)
 
 
-def save_source(path: Path, manifest: Manifest, source: SourceModel, prior: Diffusion, decoder: Decoder) -> Bundle:
-    """Write generation 0; ``manifest.files`` is filled in here. The target must not exist."""
-    tensors = {f"source.{k}": v for k, v in source.state_dict().items()} | {
-        f"prior.{k}": v for k, v in prior.state_dict().items()
-    }
+def save_source(
+    path: Path,
+    manifest: Manifest,
+    source: SourceModel,
+    priors: tuple[Diffusion, Diffusion],
+    decoder: Decoder,
+    trials: UnlabelledTrials,
+) -> Bundle:
+    """Write generation 0 with its training ``trials`` in it; ``manifest.files`` is filled in here. The target must not exist.
+
+    ``priors``: of the latents, and of the kinematics.
+    """
+    named = {"source": source, "prior": priors[0], "movement": priors[1]}
+    tensors = {f"{name}.{k}": v for name, module in named.items() for k, v in module.state_dict().items()}
     files = {
         "core.onnx": build(source.core, len(manifest.channels)),
         "core.safetensors": safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()}),
-        "decoder.safetensors": safetensors.numpy.save(decoder.arrays()),
+        # safetensors writes an array's memory as it lies: one in another order would come back transposed.
+        "decoder.safetensors": safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in decoder.arrays().items()}),
         "read_in.safetensors": _read_in_bytes(source.read_in()),
+        source_trials.NAME: source_trials.pack(trials),
     }
     return _write(path, manifest, files)
 
 
-def save_generation(parent: Bundle, read_in: ReadIn, path: Path, record: dict[str, Any]) -> Bundle:
-    """Write the next generation: ``parent`` with another read-in and the ``record`` of the alignment that made it."""
-    update = {"generation": parent.manifest.generation + 1, "parent": parent.identity, "alignment": record}
+def save_generation(
+    parent: Bundle,
+    read_in: ReadIn,
+    path: Path,
+    record: dict[str, Any],
+    channels: tuple[str, ...] | None = None,
+    encoder: SourceModel | None = None,
+) -> Bundle:
+    """Write the next generation: ``parent`` with another read-in and the ``record`` of the alignment that made it.
+
+    ``channels`` are the labels of a session whose units are not the parent's; the read-in must have a row for each, and the
+    graph is rebuilt for as many. None keeps the parent's. ``encoder``, where alignment moved more than the read-in, gives the
+    new core.
+    """
+    channels = parent.manifest.channels if channels is None else channels
+    if not all(len(a) == len(channels) for a in (read_in.mean, read_in.gain, read_in.weight)):
+        raise BundleError(f"{path}: read-in: expected {len(channels)} channels, found {len(read_in.weight)} rows")
+    update = {
+        "generation": parent.manifest.generation + 1,
+        "parent": parent.identity,
+        "alignment": record,
+        "channels": channels,
+    }
     files = dict(parent._files) | {"read_in.safetensors": _read_in_bytes(read_in)}
+    if encoder is not None:
+        tensors = safetensors.torch.load(parent._files["core.safetensors"])
+        tensors |= {f"source.core.{k}": v.detach().contiguous() for k, v in encoder.core.state_dict().items()}
+        files["core.safetensors"] = safetensors.torch.save(tensors)
+    if encoder is not None or len(channels) != len(parent.manifest.channels):
+        files["core.onnx"] = build((encoder or parent.models()[0]).core, len(channels))
     return _write(path, parent.manifest.model_copy(update=update), files)
 
 

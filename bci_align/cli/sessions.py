@@ -11,7 +11,8 @@ from bci_align.cli.common import as_json, emit
 from bci_align.config import load as load_config
 from bci_align.session import io
 from bci_align.session.describe import describe
-from bci_align.session.importing import ImportMap, import_file
+from bci_align.session.importing import import_file
+from bci_align.session.importmap import ImportMap
 
 
 @click.command("import")
@@ -49,12 +50,14 @@ def _bundle(path: Path) -> dict[str, Any]:
 
     bundle = load_bundle(path)
     m = bundle.manifest
-    result = m.model_dump(mode="json", exclude={"files", "channels", "training", "alignment", "clamp"})
+    result = m.model_dump(mode="json", exclude={"files", "channels", "source_channels", "training", "alignment", "clamp"})
     result["channels"] = len(m.channels)
+    result["source_channels"] = len(m.source_channels)
+    result["source_trials"] = len(bundle.source_trials())
     result["identity"] = bundle.identity
     result["training"] = {k: v for k, v in m.training.items() if k not in ("validation_trials", "prior_loss", "config")}
     if m.alignment is not None:
-        result["alignment"] = {k: v for k, v in m.alignment.items() if k not in ("objective", "config")}
+        result["alignment"] = {k: v for k, v in m.alignment.items() if k != "config"}
     return result
 
 
@@ -64,6 +67,9 @@ def _lines(facts: dict[str, Any], indent: int = 2) -> str:
     for name, value in facts.items():
         if isinstance(value, dict):
             out += [f"{' ' * indent}{name}:", _lines(value, indent + 2)] if value else []
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            out += [f"{' ' * indent}{name}:"]
+            out += [f"{' ' * (indent + 2)}{', '.join(f'{k} {v}' for k, v in item.items())}" for item in value]
         else:
             shown = f"{value:.6g}" if isinstance(value, float) else value
             out.append(f"{' ' * indent}{name}: {shown}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.decoders.protocol import Arrays, Floats
+from bci_align.decoders.protocol import Arrays, Floats, history
 
 
 class Kalman:
@@ -27,13 +29,17 @@ class Kalman:
         self.offset, self.gain = offset.astype(np.float64), gain.astype(np.float64)
 
     @classmethod
-    def fit(cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp]) -> Kalman:
-        """Fit on ``rows`` (bin indices) of continuous ``latents`` (T, d) and ``kinematics`` (T, K)."""
-        rows = rows[rows >= 1]
-        y, before, z = kinematics[rows], kinematics[rows - 1], latents[rows]
+    def fit(cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp], breaks: Collection[int] = ()) -> Kalman:
+        """Fit on ``rows`` (bin indices) of ``latents`` (T, d) and ``kinematics`` (T, K), continuous between ``breaks``.
+
+        The first bin of a stretch has no transition into it; it is observed as any other.
+        """
+        y, z = kinematics[rows], latents[rows]
         k = y.shape[1]
-        a = np.linalg.lstsq(before, y, rcond=None)[0].T
-        w = np.cov((y - before @ a.T).T).reshape(k, k) + 1e-6 * np.eye(k)
+        follows = rows[history(rows, breaks) >= 1]
+        after, before = kinematics[follows], kinematics[follows - 1]
+        a = np.linalg.lstsq(before, after, rcond=None)[0].T
+        w = np.cov((after - before @ a.T).T).reshape(k, k) + 1e-6 * np.eye(k)
         design = np.c_[y, np.ones(len(y))]
         coef = np.linalg.lstsq(design, z, rcond=None)[0]
         c, offset = coef[:-1].T, coef[-1]

@@ -6,6 +6,7 @@ Decoders work in whitened latents (d,) and in kinematics divided by the source d
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
@@ -33,11 +34,20 @@ class Decoder(Protocol):
         ...
 
 
-def run(decoder: Decoder, latents: Floats) -> Floats:
-    """Step ``decoder`` over ``latents`` (T, d) from its first state; kinematics (T, K)."""
-    state = decoder.state0()
+def history(rows: NDArray[np.intp], breaks: Collection[int]) -> NDArray[np.intp]:
+    """How many bins lie before each of ``rows`` (bin indices) with no gap between; ``breaks`` in ascending order."""
+    edges = np.array([0, *breaks], np.intp)
+    before: NDArray[np.intp] = rows - edges[np.searchsorted(edges, rows, side="right") - 1]
+    return before
+
+
+def run(decoder: Decoder, latents: Floats, breaks: Collection[int] = ()) -> Floats:
+    """Step ``decoder`` over ``latents`` (T, d) from its first state, anew from each bin of ``breaks``; kinematics (T, K)."""
+    state, anew = decoder.state0(), frozenset(breaks)
     out = []
-    for z in latents:
+    for i, z in enumerate(latents):
+        if i in anew:
+            state = decoder.state0()
         state, y = decoder.step(state, z)
         out.append(y)
     return np.stack(out)

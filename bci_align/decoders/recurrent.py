@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,9 +40,20 @@ class Recurrent:
 
     @classmethod
     def fit(
-        cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp], seed: int = 0, hidden: int = 32, steps: int = 360
+        cls,
+        latents: Floats,
+        kinematics: Floats,
+        rows: NDArray[np.intp],
+        seed: int = 0,
+        hidden: int = 32,
+        steps: int = 360,
+        breaks: Sequence[int] = (),
     ) -> Recurrent:
-        """Fit by least squares on ``rows`` (bin indices) of continuous ``latents`` (T, d), ``kinematics`` (T, K)."""
+        """Fit by least squares on ``rows`` (bin indices) of ``latents`` (T, d), ``kinematics`` (T, K).
+
+        ``breaks`` are bins before which lies a gap. Windows lie inside one stretch; one that begins with its stretch begins in
+        the true state and needs no burn-in.
+        """
         rng = np.random.default_rng(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -48,11 +62,20 @@ class Recurrent:
         weight = torch.zeros(len(z))
         weight[torch.from_numpy(rows)] = 1.0
         optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-        length = min(WINDOW, len(z))
+        stretches = list(pairwise((0, *breaks, len(z))))
+        length = min(WINDOW, max(b - a for a, b in stretches))
+        # A stretch shorter than a window is one window, drawn so often that its bins are seen as often as anybody's.
+        places = [np.arange(a, b - length + 1) if b - a >= length else np.full(length, a) for a, b in stretches]
+        starts = np.concatenate(places)
+        ends = np.concatenate([np.full(len(p), b) for p, (_, b) in zip(places, stretches, strict=True)])
+        settled = np.isin(starts, [a for a, _ in stretches]) if breaks else np.zeros(len(starts), bool)
         for _ in range(steps):
-            bins = torch.from_numpy(rng.integers(0, len(z) - length + 1, (32, 1)) + np.arange(length))
+            drawn = rng.integers(0, len(starts), (32, 1))
+            index = starts[drawn] + np.arange(length)
+            bins = torch.from_numpy(np.minimum(index, ends[drawn] - 1))
             w = weight[bins]
-            w[:, :BURN] = 0
+            w[:, :BURN][torch.from_numpy(~settled[drawn[:, 0]])] = 0
+            w[torch.from_numpy(index >= ends[drawn])] = 0
             loss = ((net(z[bins]) - y[bins]).square().sum(-1) * w).sum() / w.sum().clamp(min=1)
             optimiser.zero_grad()
             loss.backward()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.decoders.protocol import Arrays, Floats
+from bci_align.decoders.protocol import Arrays, Floats, history
 
 
 class Wiener:
@@ -17,10 +19,22 @@ class Wiener:
         self.weight, self.bias, self.lags = weight.astype(np.float64), bias.astype(np.float64), lags
 
     @classmethod
-    def fit(cls, latents: Floats, kinematics: Floats, rows: NDArray[np.intp], lags: int = 5, ridge: float = 1.0) -> Wiener:
-        """Fit on ``rows`` (bin indices) of continuous ``latents`` (T, d) and ``kinematics`` (T, K)."""
-        rows = rows[rows >= lags - 1]
-        x = np.concatenate([latents[rows - k] for k in range(lags)] + [np.ones((len(rows), 1))], axis=1)
+    def fit(
+        cls,
+        latents: Floats,
+        kinematics: Floats,
+        rows: NDArray[np.intp],
+        lags: int = 5,
+        ridge: float = 1.0,
+        breaks: Collection[int] = (),
+    ) -> Wiener:
+        """Fit on ``rows`` (bin indices) of ``latents`` (T, d) and ``kinematics`` (T, K), continuous between ``breaks``.
+
+        Bins before a stretch count as 0, which is what the empty lag line holds there live.
+        """
+        before = history(rows, breaks)
+        lagged = [np.where((before >= k)[:, None], latents[np.maximum(rows - k, 0)], 0.0) for k in range(lags)]
+        x = np.concatenate([*lagged, np.ones((len(rows), 1))], axis=1)
         penalty = np.full(x.shape[1], ridge)
         penalty[-1] = 0.0  # the bias is not shrunk
         w = np.linalg.solve(x.T @ x + np.diag(penalty), x.T @ kinematics[rows])

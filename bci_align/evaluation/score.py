@@ -70,6 +70,7 @@ def score_outputs(bundle: Bundle, session: Session, trials: NDArray[np.intp], ou
 
 
 def evaluate(bundle: Bundle, session: Session, trials: NDArray[np.intp]) -> dict[str, Any]:
-    """Decode the whole ``session`` bin by bin as the live system would, and score ``trials`` (indices)."""
+    """Decode the whole ``session`` bin by bin as the live system would, anew after every gap, and score ``trials`` (indices)."""
     check(bundle, session)
-    return score_outputs(bundle, session, trials, bundle.pipeline().run(session.counts.astype(np.float32), bundle.read_in))
+    outputs = bundle.pipeline().run(session.counts.astype(np.float32), bundle.read_in, session.breaks)
+    return score_outputs(bundle, session, trials, outputs)

@@ -128,10 +128,11 @@ class SourceModel(nn.Module):
         )
 
     def set_read_in(self, r: ReadIn) -> None:
-        """Put a day's part in."""
-        self.normalise(r.mean, r.gain)
+        """Put a day's part in, of however many channels; the spike decoder keeps the source day's."""
+        self.mean, self.gain = torch.from_numpy(r.mean.copy()), torch.from_numpy(r.gain.copy())
         self.readin.weight.data = torch.from_numpy(np.ascontiguousarray(r.weight.T))
         self.readin.bias.data = torch.from_numpy(r.bias.copy())
+        self.readin.in_features = len(r.weight)
 
 
 def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:

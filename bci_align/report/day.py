@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bci_align.bundle.store import Bundle
 from bci_align.evaluation.score import rows, score_outputs
 from bci_align.models.encoder import ReadIn
-from bci_align.report.figures import Bar, Curve, objective, scores, timeline
+from bci_align.report.figures import Bar, Curve, scores, stages, timeline
 from bci_align.report.latents import Cloud, latents, movement_plane
 from bci_align.report.movement import Paths, Stretch, traces, trajectories
 from bci_align.report.page import Shown
@@ -83,12 +83,12 @@ def day_figures(day: StreamedDay, bars: Sequence[Bar]) -> list[Shown]:
             )
             shown.append(Shown("latents", _latents(day), caption))
         record = day.aligned.manifest.alignment or {}
-        if len(record.get("objective", ())) > 1:
+        if len(record.get("stages", ())) > 1:
             caption = (
-                "The label-free objective (prior's denoising term + Gaussian KL) on calibration trials that only the stop rule "
-                "sees. The read-in with the lowest value is the one offered."
+                "The two label-free terms of the objective on the calibration trials, after every stage of the alignment: the "
+                "prior's denoising loss of the latents, and the Gaussian KL of the latents to the source day's. Lower is better."
             )
-            shown.append(Shown("objective", objective(record["objective"], record.get("steps")), caption))
+            shown.append(Shown("stages", stages(record["stages"]), caption))
     return shown
 
 
@@ -102,11 +102,13 @@ def running(
 
 
 def encode(bundle: Bundle, session: Session, read_in: ReadIn) -> Floats:
-    """Whitened latents (T, d) of a whole session, stepped as the live system does."""
+    """Whitened latents (T, d) of a whole session, stepped as the live system does, anew after every gap."""
     pipeline = bundle.pipeline()
     core = pipeline.state0().core
     out = np.empty((session.bins, bundle.manifest.latents))
     for i, x in enumerate(session.counts.astype(np.float32)):
+        if i in session.breaks:
+            core = pipeline.state0().core
         core, out[i] = pipeline.encode(core, x, read_in)
     return out
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.config import LiveConfig
-from bci_align.errors import ConfigError, MismatchError, RuntimeFault, StreamError
+from bci_align.errors import ConfigError, MismatchError, RuntimeFault, SessionError, StreamError
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.player import PATIENCE_S, Player
@@ -80,6 +80,10 @@ def replay(
     """
     if speed is not None and not speed > 0:
         raise ConfigError(f"speed: expected a positive number, found {speed:g}")
+    if session.breaks:
+        raise SessionError(
+            f"session {session.name!r}: breaks: expected a recording without gaps to replay, found {len(session.breaks)} breaks"
+        )
     me = uuid.uuid4().hex[:12]
     ports = _free_ports(2)
     source = config.source.model_copy(

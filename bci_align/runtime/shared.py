@@ -67,7 +67,7 @@ class Cell(IntEnum):
     """Aligner: trials left out by this reason, as are the following; see :class:`~bci_align.runtime.trial_buffer.TrialBuffer`."""
     ABANDONED = 14
     GAP = 15
-    NO_RUN_IN = 16
+    NO_START = 16
     TOO_LONG = 17
 
 
@@ -75,7 +75,7 @@ LEFT_OUT = {
     "failed": Cell.FAILED,
     "abandoned": Cell.ABANDONED,
     "gap": Cell.GAP,
-    "no run-in": Cell.NO_RUN_IN,
+    "no start": Cell.NO_START,
     "too long": Cell.TOO_LONG,
 }
 """Cell of every reason that the trial buffer knows."""

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bci_align.runtime.marks import Marks
 from bci_align.session.types import TIME_TOLERANCE_S, UnlabelledTrials
@@ -17,10 +18,15 @@ LONGEST_S = 120.0
 
 @dataclass(frozen=True)
 class _Open:
-    """A trial under way: ``first`` is the arrival number of the bin that holds its start, None where that bin is missing."""
+    """A trial under way.
+
+    ``first`` is the arrival number of the bin that holds its start, None where that bin is missing; ``early`` where it is
+    missing because the stream began later.
+    """
 
     t: float
     first: int | None
+    early: bool
 
 
 class TrialBuffer:
@@ -29,14 +35,15 @@ class TrialBuffer:
     Parameters
     ----------
     channels, bin_s, run_in
-        Of the bundle; ``run_in`` bins are kept before each trial.
+        Of the bundle; ``run_in`` bins are kept before each trial, fewer where the stream began so shortly before it: the
+        decoder's state was zero there.
     keep
         Most trials held; the oldest go first.
     successful_only
         Leave out trials whose end does not say success.
 
     ``dropped`` counts trials by why they were left out: ``failed`` (not rewarded), ``abandoned`` (a start after a start),
-    ``gap`` (a bin of it, or of its run-in, never arrived), ``no run-in`` (the stream began too late), ``too long``.
+    ``gap`` (a bin of it, or of its run-in, never arrived), ``no start`` (the stream began after it did), ``too long``.
     """
 
     def __init__(self, channels: tuple[str, ...], bin_s: float, run_in: int, keep: int, *, successful_only: bool = True) -> None:
@@ -48,7 +55,7 @@ class TrialBuffer:
         self._arrived = 0
         self._marks = Marks()
         self._open: _Open | None = None
-        self._trials: deque[np.ndarray[tuple[int, int], np.dtype[np.float32]]] = deque(maxlen=keep)
+        self._trials: deque[tuple[NDArray[np.float32], int]] = deque(maxlen=keep)
         self.dropped: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -74,7 +81,8 @@ class TrialBuffer:
 
     def trials(self) -> UnlabelledTrials:
         """The trials held, in order of time."""
-        return UnlabelledTrials(tuple(self._trials), self._run_in, self._bin_s, self._channels)
+        counts, run_in = tuple(c for c, _ in self._trials), tuple(r for _, r in self._trials)
+        return UnlabelledTrials(counts, run_in, self._bin_s, self._channels)
 
     def clear(self) -> None:
         """Forget the trials held, not the bins: the next trial may already be under way."""
@@ -86,31 +94,31 @@ class TrialBuffer:
         if mark.name == START:
             if self._open is not None:
                 self.dropped["abandoned"] += 1
-            if index is None and self._arrived <= self._room and mark.t < self._t[0] - self._bin_s:
-                index = 0  # before the stream began: as offline, the trial is cut to what there is
-            self._open = _Open(mark.t, index)
+            early = index is None and self._arrived <= self._room and mark.t < self._t[0] - self._bin_s
+            self._open = _Open(mark.t, index, early)
             return 0
         trial, self._open = self._open, None
         if trial is None or mark.t <= trial.t:
             return 0  # we joined in the middle of it, or its start was lost
-        why = "failed" if self._successful_only and not mark.value else self._keep(trial.first, index)
+        why = "failed" if self._successful_only and not mark.value else self._keep(trial, index)
         if why is not None:
             self.dropped[why] += 1
         return int(why is None)
 
-    def _keep(self, first: int | None, last: int | None) -> str | None:
+    def _keep(self, trial: _Open, last: int | None) -> str | None:
         """Cut a trial out and hold it, or say why not."""
+        first = trial.first
+        if trial.early:
+            return "no start"
         if first is None or last is None:
             return "gap"
-        begin = first - self._run_in
-        if begin < 0:
-            return "no run-in"
+        begin = max(first - self._run_in, 0)
         if begin < self._arrived - self._room:
             return "too long"
         rows = np.arange(begin, last + 1) % self._room
         if self._seq[rows[-1]] - self._seq[rows[0]] != last - begin:
             return "gap"
-        self._trials.append(self._counts[rows])
+        self._trials.append((self._counts[rows], first - begin))
         return None
 
     def _bin_holding(self, t: float) -> int | None:

@@ -12,7 +12,8 @@ from bci_align.session.types import Session
 def describe(session: Session) -> dict[str, Any]:
     """Plain, JSON-ready facts of a valid session.
 
-    ``minutes`` of recording, ``mean_rate_hz`` over all channels, ``silent_channels`` (labels of those that never fired),
+    ``minutes`` of recording, ``breaks`` the number of gaps in it, ``mean_rate_hz`` over all channels,
+    ``silent_channels`` (labels of those that never fired),
     ``trial_median_s`` the median time from start to end, and per kinematics output its name, unit and standard deviation.
     """
     s, t = session, session.trials
@@ -23,6 +24,7 @@ def describe(session: Session) -> dict[str, Any]:
         "bins": s.bins,
         "bin_s": s.bin_s,
         "minutes": s.bins * s.bin_s / 60,
+        "breaks": len(s.breaks),
         "channels": len(s.channels),
         "mean_rate_hz": float(s.counts.mean(dtype=np.float64)) / s.bin_s,
         "silent_channels": [s.channels[i] for i in silent],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def digest(session: Session) -> str:
         "success": (t.success, "|u1"),
         "target": (t.target, "<f8"),
     }
-    plain = {
+    plain: dict[str, Any] = {
         "bin_s": float(s.bin_s).hex(),
         "channels": s.channels,
         "kinematics_names": s.kinematics_names,
@@ -31,6 +32,8 @@ def digest(session: Session) -> str:
         "meta": s.meta,
         "shapes": {key: None if a is None else a.shape for key, (a, _) in arrays.items()},
     }
+    if s.breaks:  # only where there are any, so that files from before there were breaks keep their digest
+        plain["breaks"] = s.breaks
     sha = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for a, dtype in arrays.values():
         if a is not None:

@@ -7,84 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from bci_align.config import Strict
 from bci_align.errors import ConfigError, SessionError
 from bci_align.session.counts import whole_counts
+from bci_align.session.importmap import ChannelsMap, ImportMap, KinematicsMap, SuccessMap, TrialsMap, ZeroMap
 from bci_align.session.npz import Npz
-from bci_align.session.types import Session, Trials, bin_of, validate
+from bci_align.session.types import TIME_TOLERANCE_S, Session, Trials, bin_of, validate
 
 SCALED_TOLERANCE = 1e-3
 """How far a scaled count may lie from a whole number: rounding of stored means, never a real fraction."""
 
 _NOT_YET = ("hdf5", "mat", "nwb", "xdf")
-
-
-class CountsMap(Strict):
-    """Where the spike counts are."""
-
-    array: str = Field(description="array of spike counts, (bins, channels)")
-    scale: float = Field(1.0, gt=0, description="factor that makes counts of what is stored, e.g. 13 for a mean over 13 bins")
-
-
-class ChannelsMap(Strict):
-    """What the channels are called: the array's values, or numbers from 1 where there is none, each after ``prefix``."""
-
-    array: str | None = Field(None, description="array of channel labels, one per column of the counts")
-    prefix: str = Field("", description="text before each label or number")
-
-
-class ZeroMap(Strict):
-    """Which rest defines the zero of the kinematics; what was subtracted is written into the session's meta."""
-
-    event: str = Field(description="array of event times in seconds, one per trial")
-    before_s: float = Field(gt=0, description="seconds of rest that end at the event")
-    statistic: Literal["median"] = Field("median", description="statistic over those bins of all trials, per output")
-
-
-class KinematicsMap(Strict):
-    """Where the behaviour is."""
-
-    array: str = Field(description="array (bins, outputs)")
-    names: tuple[str, ...] = Field(description="one name per output")
-    units: tuple[str, ...] = Field(description="one unit per output")
-    zero: ZeroMap | None = Field(None, description="subtract the level at rest; none keeps the values as they are")
-
-
-class SuccessMap(Strict):
-    """Which trials were rewarded."""
-
-    array: str = Field(description="array with one entry per trial")
-    equals: bool | int | float | str = Field(description="its value in rewarded trials")
-
-
-class TrialsMap(Strict):
-    """Where the trial events are: arrays of times in seconds from the start of bin 0."""
-
-    start: str = Field(description="array of trial starts")
-    go: str | None = Field(None, description="array of go cues; none where the task has no go cue")
-    end: str = Field(description="array of trial ends")
-    success: SuccessMap | Literal["all"] = Field(description="which trials were rewarded, or 'all'")
-    target: str | None = Field(None, description="array (trials, D) of targets, for scoring only")
-
-
-class ImportMap(Strict):
-    """What the arrays of a foreign file mean: ``bci-align import --map MAP.yaml``."""
-
-    format: str = Field(description="kind of file: npz")
-    counts: CountsMap
-    bin_s: str | float = Field(description="bin width: seconds, or the array that holds it")
-    channels: ChannelsMap = ChannelsMap()
-    kinematics: KinematicsMap | None = None
-    trials: TrialsMap
-    name: str | None = Field(None, description="name of the session; none takes the file's")
-    subject: str | None = Field(None, description="who was recorded")
-    meta: dict[str, str] = Field(default_factory=dict, description="free text to keep with the session: origin, citation")
 
 
 def import_file(path: str | Path, map: ImportMap, name: str | None = None) -> Session:
@@ -93,6 +30,7 @@ def import_file(path: str | Path, map: ImportMap, name: str | None = None) -> Se
     :class:`SessionError` names the file, the map's key, what was expected and what the file holds.
     """
     path = Path(path)
+    map.check_layout()
     if map.format in _NOT_YET:
         raise ConfigError(f"format: {map.format!r} is not read yet; expected 'npz'")
     if map.format != "npz":
@@ -101,23 +39,26 @@ def import_file(path: str | Path, map: ImportMap, name: str | None = None) -> Se
     bin_s = float(file.numbers(map.bin_s, "bin_s", ndim=0)) if isinstance(map.bin_s, str) else map.bin_s
     if not (np.isfinite(bin_s) and bin_s > 0):
         raise SessionError(f"{path}: bin_s: expected a positive number of seconds, found {bin_s}")
+    raw = file.numbers(map.counts.array, "counts.array", ndim=2 if map.layout == "continuous" else 3)
+    stored = raw.shape[:-1]  # (bins,) or (trials, bins)
     counts = whole_counts(
-        file.numbers(map.counts.array, "counts.array", ndim=2),
+        raw.reshape(-1, raw.shape[-1]),
         f"{path}: counts.array {map.counts.array!r}",
         scale=map.counts.scale,
         tolerance=0.0 if map.counts.scale == 1.0 else SCALED_TOLERANCE,
     )
-    kinematics, zero = _kinematics(file, map.kinematics, len(counts), bin_s)
+    kinematics, zero = _kinematics(file, map.kinematics, stored, bin_s)
     session = Session(
         counts=counts,
         bin_s=bin_s,
         channels=_channels(file, map.channels, counts.shape[1]),
-        trials=_trials(file, map.trials),
+        trials=_trials(file, map.trials) if map.layout == "continuous" else _rows(file, map.trials, stored, bin_s),
         kinematics=kinematics,
         kinematics_names=map.kinematics.names if map.kinematics else (),
         kinematics_units=map.kinematics.units if map.kinematics else (),
         name=name or map.name or path.stem,
         meta=_meta(path, map, zero),
+        breaks=tuple(range(stored[-1], len(counts), stored[-1])),
     )
     return validate(session, str(path))
 
@@ -138,26 +79,45 @@ def _plain_text(value: Any) -> str:
     return value.decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def _kinematics(file: Npz, map: KinematicsMap | None, bins: int, bin_s: float) -> tuple[NDArray[np.float32] | None, str]:
-    """The kinematics, zeroed where the map says so, and a sentence on what was subtracted."""
+def _kinematics(
+    file: Npz, map: KinematicsMap | None, stored: tuple[int, ...], bin_s: float
+) -> tuple[NDArray[np.float32] | None, str]:
+    """The kinematics (T, K), zeroed or differenced where the map says so, and a sentence on what was subtracted."""
     if map is None:
         return None, ""
-    raw = file.numbers(map.array, "kinematics.array", ndim=2).astype(np.float64)
+    raw = file.numbers(map.array, "kinematics.array", ndim=len(stored) + 1).astype(np.float64)
+    if raw.shape[:-1] != stored:
+        expected, what = (f"{stored[0]}", "one per bin") if len(stored) == 1 else (f"{stored}", "trials and bins as the counts")
+        found = f"{len(raw)}" if len(stored) == 1 else f"{raw.shape[:-1]}"
+        raise SessionError(f"{file.path}: kinematics.array: expected {expected} rows, {what}, found {found}")
+    raw = raw.reshape(-1, raw.shape[-1])
     if not (raw.shape[1] == len(map.names) == len(map.units)):
         raise SessionError(
             f"{file.path}: kinematics: expected {raw.shape[1]} names and units, one per column of array {map.array!r},"
             f" found {len(map.names)} names and {len(map.units)} units"
         )
-    if len(raw) != bins:
-        raise SessionError(f"{file.path}: kinematics.array: expected {bins} rows, one per bin, found {len(raw)}")
     told = ""
     if map.zero is not None:
         level = _rest(file, map.zero, raw, bin_s)
         raw = raw - level
         levels = ", ".join(f"{n} {v:.9g}" for n, v in zip(map.names, level, strict=True))
         told = f"{map.zero.statistic} of the {map.zero.before_s:g} s before {map.zero.event} subtracted: {levels}"
+    if map.difference:
+        raw = difference(raw, stored[-1], bin_s)
     with np.errstate(over="ignore"):  # validate() names what became infinite
         return raw.astype(np.float32), told
+
+
+def difference(position: NDArray[np.float64], stretch: int, bin_s: float) -> NDArray[np.float64]:
+    """Backward difference of ``position`` (T, K) per second, within stretches of ``stretch`` bins each.
+
+    Bin t holds ``(p_t - p_{t-1}) / bin_s``: it uses nothing after its own end, as a causal decoder must. The first bin of a
+    stretch has no bin before it and holds 0, at rest, which is where every decoder's state starts; to repeat the second
+    bin's difference would let the first know its future.
+    """
+    steps = np.diff(position, axis=0, prepend=position[:1])
+    steps[::stretch] = 0.0
+    return steps / bin_s
 
 
 def _rest(file: Npz, map: ZeroMap, kinematics: NDArray[np.float64], bin_s: float) -> NDArray[np.float64]:
@@ -178,11 +138,30 @@ def _rest(file: Npz, map: ZeroMap, kinematics: NDArray[np.float64], bin_s: float
     return rest
 
 
+def _rows(file: Npz, map: TrialsMap, stored: tuple[int, ...], bin_s: float) -> Trials:
+    """One rewarded trial per row of the counts, from its first bin to its last.
+
+    An end on the edge behind a row would lie in the next row's first bin, so it is told a trifle before.
+    """
+    n, bins = stored
+    start_s: NDArray[np.float64] = np.arange(n) * np.float64(bins * bin_s)
+    end_s: NDArray[np.float64] = start_s + (bins * bin_s - 2 * TIME_TOLERANCE_S)
+    return Trials(start_s, np.full(n, np.nan), end_s, np.ones(n, dtype=np.bool_), _target(file, map))
+
+
+def _target(file: Npz, map: TrialsMap) -> NDArray[np.float64] | None:
+    if map.target is None:
+        return None
+    target = file.numbers(map.target, "trials.target", ndim=(1, 2)).astype(np.float64)
+    return target[:, None] if target.ndim == 1 else target
+
+
 def _trials(file: Npz, map: TrialsMap) -> Trials:
+    assert map.start is not None and map.end is not None and map.success is not None  # check_layout saw to it
     start_s = file.numbers(map.start, "trials.start", ndim=1).astype(np.float64)
     end_s = file.numbers(map.end, "trials.end", ndim=1).astype(np.float64)
     go_s = file.numbers(map.go, "trials.go", ndim=1).astype(np.float64) if map.go else np.full(len(start_s), np.nan)
-    target = file.numbers(map.target, "trials.target", ndim=2).astype(np.float64) if map.target else None
+    target = _target(file, map)
     if map.success == "all":
         return Trials(start_s, go_s, end_s, np.ones(len(start_s), dtype=np.bool_), target)
     return Trials(start_s, go_s, end_s, _success(file, map.success), target)

@@ -1,9 +1,10 @@
 """Sessions on disk: one HDF5 file per recorded day, which reads back equal to what was saved.
 
 Root attributes ``format``, ``schema``, ``name``, ``bin_s`` (seconds), ``sha256``; datasets ``counts`` (T, C), ``channels``
-(C,), ``kinematics`` (T, K) with attributes ``names`` and ``units``, ``trials/{start_s,go_s,end_s,success,target}``; group
-``meta`` with one attribute per entry. ``sha256`` is :func:`~bci_align.session.digest.digest` of the whole session, so that a
-flipped bit anywhere is an error, not data; a file that another program wrote to this layout may leave it out.
+(C,), ``kinematics`` (T, K) with attributes ``names`` and ``units``, ``trials/{start_s,go_s,end_s,success,target}``, and
+``breaks`` (n,) where the recording has gaps; group ``meta`` with one attribute per entry. ``sha256`` is
+:func:`~bci_align.session.digest.digest` of the whole session, so that a flipped bit anywhere is an error, not data; a file
+that another program wrote to this layout may leave it out.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ def _write(f: Any, s: Session) -> None:
     _put(trials, "success", s.trials.success.astype(np.uint8))
     if s.trials.target is not None:
         _put(trials, "target", s.trials.target.astype(np.float64))
+    if s.breaks:
+        _put(f, "breaks", np.array(s.breaks, np.int64))
     f.create_group("meta").attrs.update({key: _text(value) for key, value in s.meta.items()})
 
 
@@ -153,6 +156,7 @@ def _read(f: Any, path: Path) -> Session:
         kinematics = kinematics.astype(np.float32)  # in the machine's byte order
         names = h5read.labels(f["kinematics"].attrs.get("names"), f"{path}: kinematics names")
         units = h5read.labels(f["kinematics"].attrs.get("units"), f"{path}: kinematics units")
+    breaks = h5read.array(f, "breaks", path, ndim=1, kinds="iu") if "breaks" in f else np.zeros(0, np.int64)
     return Session(
         counts=counts,
         bin_s=float(bin_s),
@@ -165,6 +169,7 @@ def _read(f: Any, path: Path) -> Session:
         meta={
             str(key): h5read.text(value, f"{path}: meta[{key!r}]") for key, value in h5read.group(f, "meta", path).attrs.items()
         },
+        breaks=tuple(int(b) for b in breaks),
     )
 
 

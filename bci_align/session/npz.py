@@ -62,15 +62,16 @@ class Npz:
         except _DAMAGE as e:
             raise SessionError(f"{self.path}: array {name!r} is damaged or cut short ({e})") from e
 
-    def numbers(self, name: str, key: str, *, ndim: int) -> NDArray[Any]:
-        """The array ``name`` if it is numeric (or bool) with ``ndim`` axes; ``ndim`` 0 takes any array of one element."""
+    def numbers(self, name: str, key: str, *, ndim: int | tuple[int, ...]) -> NDArray[Any]:
+        """The array ``name`` if it is numeric (or bool) with ``ndim`` axes (any of several); 0 takes any array of one element."""
         a = self.get(name, key)
         if a.dtype.kind not in "biuf":
             raise SessionError(f"{self.path}: {key}: expected numbers in array {name!r}, found dtype {a.dtype}")
         if ndim == 0 and a.size == 1:
             return a.reshape(())
-        if a.ndim != ndim:
-            expected = "a single number" if ndim == 0 else f"{ndim} axes"
+        axes = ndim if isinstance(ndim, tuple) else (ndim,)
+        if a.ndim not in axes:
+            expected = "a single number" if ndim == 0 else f"{' or '.join(map(str, axes))} axes"
             raise SessionError(f"{self.path}: {key}: expected {expected} in array {name!r}, found shape {a.shape}")
         return a
 

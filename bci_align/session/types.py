@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +50,8 @@ class Session:
 
     ``counts`` (T, C) integer spikes per bin; ``bin_s`` seconds; ``channels`` C unique labels;
     ``kinematics`` (T, K) float32 or None, with ``kinematics_names`` and ``kinematics_units`` (K each);
-    ``meta`` free text (origin, citation, how it was made). Construct freely, then :func:`validate`.
+    ``meta`` free text (origin, citation, how it was made); ``breaks`` the bins at which the recording starts anew after a gap
+    (bin 0 is not among them), between which lie its *stretches*. Construct freely, then :func:`validate`.
     """
 
     counts: NDArray[np.int32]
@@ -59,11 +63,21 @@ class Session:
     kinematics_units: tuple[str, ...] = ()
     name: str = "session"
     meta: dict[str, str] = field(default_factory=dict)
+    breaks: tuple[int, ...] = ()
 
     @property
     def bins(self) -> int:
         """Number of bins T."""
         return int(self.counts.shape[0])
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """First bin and one past the last bin of every stretch without a gap, in order of time."""
+        return list(pairwise((0, *self.breaks, self.bins)))
+
+    def stretch_start(self, bin: int) -> int:
+        """First bin of the stretch that holds ``bin``: where every decoder's state was zero."""
+        at = bisect_right(self.breaks, bin)
+        return self.breaks[at - 1] if at else 0
 
     def fingerprint(self) -> str:
         """SHA-256 of the counts, by which a bundle knows the session that it was trained on."""
@@ -84,12 +98,13 @@ class Session:
 class UnlabelledTrials:
     """All that an aligner may see of a target day: counts of whole trials, and nothing else.
 
-    ``counts``: one (T_i, C) float32 array per trial, its first ``run_in`` bins before the trial's start, there only to
-    settle the recurrent state. No kinematics, no targets, no directions: labels cannot leak through a type without them.
+    ``counts``: one (T_i, C) float32 array per trial, its first ``run_in[i]`` bins before the trial's start, there only to
+    settle the recurrent state. Fewer than asked for where the recording begins so shortly before the trial: there the
+    state is zero, as it is live. No kinematics, no targets, no directions: labels cannot leak through a type without them.
     """
 
     counts: tuple[NDArray[np.float32], ...]
-    run_in: int
+    run_in: tuple[int, ...]
     bin_s: float
     channels: tuple[str, ...]
 
@@ -98,7 +113,7 @@ class UnlabelledTrials:
 
     def bodies(self) -> list[NDArray[np.float32]]:
         """The trials without their run-in: one (T_i, C) array each."""
-        return [t[self.run_in :] for t in self.counts]
+        return [t[r:] for t, r in zip(self.counts, self.run_in, strict=True)]
 
 
 def validate(session: Session, where: str = "session") -> Session:
@@ -157,17 +172,32 @@ def validate(session: Session, where: str = "session") -> Session:
             f"times inside the recording (0 to {s.bins * s.bin_s:g} s)",
             f"{t.start_s[0]:g} to {t.end_s.max():g} s",
         )
+    _validate_breaks(s, fail)
     return session
+
+
+def _validate_breaks(s: Session, fail: Callable[[str, str, object], SessionError]) -> None:
+    """Breaks are bins inside the recording, in order, and no trial goes on across one."""
+    for before, at in pairwise((0, *s.breaks)):
+        if isinstance(at, bool) or not isinstance(at, int) or not before < at < s.bins:
+            raise fail("breaks", f"bins between 1 and {s.bins - 1}, each after the one before", at)
+    for i in range(len(s.trials) if s.breaks else 0):
+        first, stop = s.trial_bins(i)
+        if s.stretch_start(stop - 1) > first:
+            raise fail(
+                "breaks", "trials that lie between two breaks", f"trial {i} across the break at bin {s.stretch_start(stop - 1)}"
+            )
 
 
 def unlabelled(session: Session, trials: NDArray[np.intp], run_in: int) -> UnlabelledTrials:
     """Cut ``trials`` (indices) out of ``session`` with ``run_in`` bins before each, and drop everything that is a label.
 
-    A trial whose run-in would begin before the recording is left out: its first bins have no history.
+    A trial that begins sooner than that after the recording's start or after a break gets the bins that there are: the
+    state is zero at either, live and offline, so nothing is missing.
     """
-    cuts = []
+    cuts, before = [], []
     for i in trials:
         first, stop = session.trial_bins(int(i))
-        if first - run_in >= 0:
-            cuts.append(session.counts[first - run_in : stop].astype(np.float32))
-    return UnlabelledTrials(tuple(cuts), run_in, session.bin_s, session.channels)
+        before.append(min(run_in, first - session.stretch_start(first)))
+        cuts.append(session.counts[first - before[-1] : stop].astype(np.float32))
+    return UnlabelledTrials(tuple(cuts), tuple(before), session.bin_s, session.channels)

@@ -5,6 +5,7 @@ It sees the calibration trials' kinematics, so it lives with training and not wi
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from bci_align.config import TrainConfig
 from bci_align.decoders import Wiener
 from bci_align.errors import TrainingError
 from bci_align.evaluation.score import check, rows
-from bci_align.session.types import Session
+from bci_align.session.types import Session, unlabelled
 from bci_align.signal import normaliser
 from bci_align.threads import one_thread
 from bci_align.training import source
@@ -27,7 +28,8 @@ def supervised(bundle: Bundle, session: Session, trials: NDArray[np.intp], seed:
     """Fine-tune every weight of ``bundle`` on the labelled ``trials`` (indices) of ``session`` and write it to ``path``.
 
     Starts from per-channel re-normalisation, trains as on the source day at a quarter of its learning rate for half as long,
-    refits the Wiener decoder. Nothing after the last of ``trials`` is seen.
+    refits the Wiener decoder. Nothing after the last of ``trials`` is seen. For a ``session`` with other units than the source
+    day's the spike decoder, which knows the source's, starts afresh.
     """
     check(bundle, session)
     if session.kinematics is None:
@@ -40,15 +42,24 @@ def supervised(bundle: Bundle, session: Session, trials: NDArray[np.intp], seed:
     labelled = rows(session, trials)
     weight = np.zeros(stop, np.float32)
     weight[labelled] = 1.0
+    breaks = tuple(b for b in session.breaks if b < stop)
+    stretches = list(pairwise((0, *breaks, stop)))
+    block = unlabelled(session, trials, bundle.manifest.run_in)
     model, prior = bundle.models()
-    model.normalise(*normaliser.fit([counts[slice(*session.trial_bins(int(i)))] for i in trials]))
+    model.normalise(*normaliser.fit(block.bodies()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        source.fit(model, source.TrainingData(counts, kinematics.astype(np.float32), weight), config, seed)
-    with torch.no_grad():
-        latents = model(torch.from_numpy(counts)[None])[0][0].double().numpy()
-    decoder = Wiener.fit(latents, kinematics, labelled)
+        if session.channels != bundle.manifest.source_channels:
+            model.spikes = torch.nn.Linear(bundle.manifest.latents, len(session.channels))
+        source.fit(model, source.TrainingData(counts, kinematics.astype(np.float32), weight, stretches), config, seed)
+    latents = source.latents(model, counts, stretches).double().numpy()
+    decoder = Wiener.fit(latents, kinematics, labelled, breaks=breaks)
     manifest = bundle.manifest.model_copy(
-        update={"decoder": decoder.kind, "parent": bundle.identity, "alignment": {"method": "supervised oracle", "seed": seed}}
+        update={
+            "source_channels": session.channels,
+            "decoder": decoder.kind,
+            "parent": bundle.identity,
+            "alignment": {"method": "supervised oracle", "seed": seed},
+        }
     )
-    return save_source(path, manifest, model, prior, decoder)
+    return save_source(path, manifest, model, (prior, bundle.movement_prior()), decoder, block)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,15 @@ from bci_align.errors import BundleError, TrainingError
 from bci_align.evaluation.metrics import r2
 from bci_align.evaluation.score import rows
 from bci_align.models.encoder import SourceModel
-from bci_align.session.types import Session
+from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 from bci_align.signal import normaliser
 from bci_align.threads import one_thread
 from bci_align.training import source
 
 Progress = Callable[[str, int, int], None]
+
+OTHER_DAYS = 5
+"""Drifted arrays on which decoders are compared."""
 
 
 def source_split(session: Session, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -61,7 +65,8 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
         return (lambda done, total: progress(stage, done, total)) if progress else None
 
     training, validation = source_split(session, config.validation, seed)
-    _check_trials(session, training, config)
+    trials = unlabelled(session, training, config.run_in)
+    _check_trials(session, trials)
     trained, held_out = rows(session, training), rows(session, validation)
     counts = session.counts.astype(np.float32)
     scale = session.kinematics[trained].astype(np.float64).std(0)
@@ -73,23 +78,42 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SourceModel(counts.shape[1], config.hidden, config.latents, kinematics.shape[1])
-        model.normalise(*normaliser.fit([counts[slice(*session.trial_bins(int(i)))] for i in training]))
+        model.normalise(*normaliser.fit(trials.bodies()))
         weight = np.full(session.bins, source.BETWEEN, np.float32)
         weight[trained], weight[held_out] = 1.0, 0.0
-        data = source.TrainingData(counts, kinematics.astype(np.float32), weight)
+        stretches = session.stretches()
+        data = source.TrainingData(counts, kinematics.astype(np.float32), weight, stretches)
         losses = source.fit(model, data, config, seed, tell("source model"))
-        active = source.active_dimensions(model, counts, trained)
+        active = source.active_dimensions(model, counts, stretches, trained)
         with torch.no_grad():
-            model.whiten(model(torch.from_numpy(counts)[None])[0][0][torch.from_numpy(trained)])
-            latents = model(torch.from_numpy(counts)[None])[0][0]
-        prior, shape, history = _fit_prior(session, latents, training, config, seed, tell("diffusion prior"))
+            model.whiten(source.latents(model, counts, stretches)[torch.from_numpy(trained)])
+        latents = source.latents(model, counts, stretches)
+        stops = [session.trial_bins(int(i))[1] for i in training]
+        cuts = [latents[stop - len(t) : stop].numpy() for t, stop in zip(trials.counts, stops, strict=True)]
+        window = windows.window_length([len(t) for t in cuts], trials.run_in)
+        shape = PriorShape(
+            width=config.prior_width,
+            blocks=config.prior_blocks,
+            steps=config.prior_steps,
+            window=window,
+            layers=config.prior_layers,
+        )
+        prior, history = _fit_prior(cuts, trials.run_in, shape, config.prior_epochs, seed, tell("diffusion prior"))
+        moves = [kinematics[stop - len(t) : stop].astype(np.float32) for t, stop in zip(trials.counts, stops, strict=True)]
+        both = shape.model_copy(update={"layers": "both"})
+        movement, moved = _fit_prior(moves, trials.run_in, both, config.prior_epochs, seed, tell("movement prior"))
 
-    decoder, scores = _choose_decoder(latents.double().numpy(), kinematics, trained, held_out, seed)
+        other_days = [source.latents_of_another_day(model, counts, stretches, config).double().numpy() for _ in range(OTHER_DAYS)]
+
+    decoder, here, drifted = _choose_decoder(
+        latents.double().numpy(), other_days, kinematics, trained, held_out, seed, session.breaks
+    )
     clamp = 1.5 * np.abs(kinematics[trained]).max(0)
     manifest = Manifest(
         generation=0,
         parent=None,
         channels=session.channels,
+        source_channels=session.channels,
         bin_s=session.bin_s,
         outputs=session.kinematics_names,
         units=session.kinematics_units,
@@ -110,25 +134,21 @@ def train_bundle(session: Session, config: TrainConfig, seed: int, path: Path, p
             "active_dimensions": active,
             "losses": losses,
             "prior_loss": history,
-            "validation_r2": scores,
+            "movement_prior_loss": moved,
+            "validation_r2": here,
+            "validation_r2_drifted": drifted,
             "versions": versions(),
         },
         alignment=None,
         files={},
     )
-    return save_source(path, manifest, model, prior, decoder)
+    return save_source(path, manifest, model, (prior, movement), decoder, trials)
 
 
-def _check_trials(session: Session, training: NDArray[np.intp], config: TrainConfig) -> None:
+def _check_trials(session: Session, trials: UnlabelledTrials) -> None:
     """Refuse before any training what the diffusion prior could not be trained on afterwards."""
-    bounds = [session.trial_bins(int(i)) for i in training]
-    lengths = [stop - first + config.run_in for first, stop in bounds if first >= config.run_in]
-    if not lengths:
-        raise TrainingError(
-            f"session {session.name!r}: expected training trials with {config.run_in} bins of run-in before them, "
-            f"found none among {len(training)}"
-        )
-    window = windows.window_length(lengths, config.run_in)
+    lengths = [len(t) for t in trials.counts]
+    window = windows.window_length(lengths, trials.run_in)
     if max(lengths) < window:
         raise TrainingError(
             f"session {session.name!r}: expected trials of at least {window} bins with their run-in, found {max(lengths)} at most"
@@ -136,39 +156,46 @@ def _check_trials(session: Session, training: NDArray[np.intp], config: TrainCon
 
 
 def _fit_prior(
-    session: Session,
-    latents: torch.Tensor,
-    trials: NDArray[np.intp],
-    config: TrainConfig,
+    cuts: list[NDArray[np.float32]],
+    run_in: Sequence[int],
+    shape: PriorShape,
+    epochs: int,
     seed: int,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Diffusion, PriorShape, list[float]]:
-    """Fit the diffusion prior on windows of the training trials' latents (T, d)."""
+) -> tuple[Diffusion, list[float]]:
+    """Fit a diffusion prior on windows of the training trials' latents or kinematics (T_i, d), their run-in first."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    bounds = [session.trial_bins(int(i)) for i in trials]
-    cuts = [latents[first - config.run_in : stop].numpy() for first, stop in bounds if first >= config.run_in]
     padded, lengths = windows.pad(cuts)
-    window = windows.window_length(lengths, config.run_in)
-    shape = PriorShape(width=config.prior_width, blocks=config.prior_blocks, steps=config.prior_steps, window=window)
-    prior = new_prior(config.latents, shape)
-    history = fit_diffusion(
-        prior,
-        lambda: windows.cut(padded, lengths, config.run_in, window, rng),
-        config.prior_epochs,
-        generator,
-        progress=progress,
-    )
-    return prior.eval(), shape, [round(v, 5) for v in history]
+    prior = new_prior(padded.shape[2], shape)
+    draw = functools.partial(windows.cut, padded, lengths, run_in, shape.window, rng)
+    history = fit_diffusion(prior, draw, epochs, generator, progress=progress)
+    return prior.eval(), [round(v, 5) for v in history]
 
 
 def _choose_decoder(
-    latents: Floats, kinematics: Floats, trained: NDArray[np.intp], held_out: NDArray[np.intp], seed: int
-) -> tuple[Decoder, dict[str, float]]:
-    """Fit the three decoders on the training trials' bins; the best on the validation trials' bins is kept."""
+    latents: Floats,
+    of_other_days: Sequence[Floats],
+    kinematics: Floats,
+    trained: NDArray[np.intp],
+    held_out: NDArray[np.intp],
+    seed: int,
+    breaks: tuple[int, ...],
+) -> tuple[Decoder, dict[str, float], dict[str, float]]:
+    """Fit the three decoders on the training trials' bins; the one that another day hurts least is kept.
+
+    ``of_other_days`` are latents of the same day through drifted arrays. A decoder that carries its state far (a Kalman filter
+    of positions) can be the best by a hair on the day itself and diverge once latents are a little off. Gives R2 (%) of each on
+    the validation trials' bins, on the day itself and over the drifted arrays.
+    """
     fitted: list[Decoder] = [
-        Wiener.fit(latents, kinematics, trained),
-        Kalman.fit(latents, kinematics, trained),
-        Recurrent.fit(latents, kinematics, trained, seed),
+        Wiener.fit(latents, kinematics, trained, breaks=breaks),
+        Kalman.fit(latents, kinematics, trained, breaks),
+        Recurrent.fit(latents, kinematics, trained, seed, breaks=breaks),
     ]
-    scores = {d.kind: round(r2(kinematics[held_out], run(d, latents)[held_out]), 3) for d in fitted}
-    return max(fitted, key=lambda d: scores[d.kind]), scores
+
+    def score(d: Decoder, z: Floats) -> float:
+        return r2(kinematics[held_out], run(d, z, breaks)[held_out])
+
+    here = {d.kind: round(score(d, latents), 3) for d in fitted}
+    drifted = {d.kind: round(float(np.mean([score(d, z) for z in of_other_days])), 3) for d in fitted}
+    return max(fitted, key=lambda d: drifted[d.kind]), here, drifted

@@ -56,7 +56,7 @@ def run(out: Path, seed: int, over: str, speed: float | None, sizes: Sizes) -> d
             progress("streaming day K", replayed.bins_in, day_k.bins)
             if replayed.swaps:
                 shutil.copytree(replayed.swaps[0]["path"], folder / "generation-1")
-            trials = split(day_k, bundle.manifest.run_in, sizes.calibration, replayed)
+            trials = split(day_k, sizes.calibration, replayed)
             rows, day = score_rows(folder, day0, day_k, replayed, trials, seed, Path(work), progress)
             same = score_replay(bundle, day_k, replayed.outputs, replayed.generation, replayed.swaps)["live_minus_offline"]
         result = _result(rows, replayed, day_k, trials) | {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.alignment.erdiff import renormalise
+from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.decoders import Wiener, run
 from bci_align.evaluation.score import evaluate, rows, score_outputs
@@ -54,11 +54,10 @@ class Row:
     role: Role | None = None
 
 
-def split(day_k: Session, run_in: int, calibration: int, replayed: ReplayResult) -> Trials:
+def split(day_k: Session, calibration: int, replayed: ReplayResult) -> Trials:
     """Which trials came before the swap, were calibrated on, and came after."""
     rewarded = day_k.rewarded()
-    # As the live trial buffer: a trial whose run-in the stream began too late for is not calibrated on.
-    block = np.array([i for i in rewarded if day_k.trial_bins(int(i))[0] >= run_in][:calibration], dtype=np.intp)
+    block = rewarded[:calibration]
     end = day_k.trial_bins(int(block[-1]))[1]
     if replayed.swaps:
         trials = _around(day_k, block, replayed.swaps[0]["bin"], True)

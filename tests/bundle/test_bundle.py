@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bci_align.bundle import manifest as mf
+from bci_align.bundle import trials as source_trials
 from bci_align.bundle.store import Bundle, load_bundle, save_generation
 from bci_align.errors import BundleError
 from bci_align.models.encoder import ReadIn
-from bci_align.session.types import Session
+from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 
 
 @pytest.fixture
@@ -92,6 +94,107 @@ def test_a_generation_keeps_its_parent_and_is_never_overwritten(small_bundle: Bu
         save_generation(small_bundle, r, tmp_path / "gen1", {})
 
 
+def other_units(bundle: Bundle, channels: int) -> ReadIn:
+    rng = np.random.default_rng(0)
+    h = bundle.manifest.hidden
+    mean, weight = rng.random(channels).astype(np.float32), rng.standard_normal((channels, h)).astype(np.float32)
+    return ReadIn(mean, np.ones(channels, np.float32), 0.1 * weight, bundle.read_in.bias)
+
+
+@pytest.mark.parametrize("channels", [20, 45, 32])
+def test_a_generation_may_have_other_channels(small_bundle: Bundle, tmp_path: Path, channels: int) -> None:
+    read_in, labels = other_units(small_bundle, channels), tuple(f"unit{i + 1}" for i in range(channels))
+    made = load_bundle(save_generation(small_bundle, read_in, tmp_path / "gen1", {}, labels).path)
+    assert made.manifest.channels == labels
+    assert made.manifest.source_channels == small_bundle.manifest.channels
+    counts = np.random.default_rng(1).poisson(1.0, (60, channels)).astype(np.float32)
+    source, _ = made.models()
+    assert source.spikes.out_features == len(small_bundle.manifest.channels)
+    with torch.no_grad():
+        expected = source(torch.from_numpy(counts)[None])[0][0].numpy()
+    pipeline = made.pipeline()
+    core, latents = pipeline.state0().core, np.empty_like(expected)
+    for i, x in enumerate(counts):
+        core, latents[i] = pipeline.encode(core, x, made.read_in)
+    assert float(np.abs(latents - expected).max()) < 1e-5
+    # and back again: the next generation of it, with its parent's channels or with the source's
+    again = save_generation(made, read_in, tmp_path / "gen2", {})
+    assert (again.manifest.generation, again.manifest.channels) == (2, labels)
+    home = save_generation(made, made.source_read_in(), tmp_path / "gen3", {}, made.manifest.source_channels)
+    for name in ("mean", "gain", "weight", "bias"):
+        np.testing.assert_array_equal(getattr(home.read_in, name), getattr(small_bundle.read_in, name))
+    assert (home.path / "core.onnx").read_bytes() == (small_bundle.path / "core.onnx").read_bytes()
+    with pytest.raises(BundleError, match=f"read-in: expected 32 channels, found {channels + 1} rows"):
+        save_generation(small_bundle, other_units(small_bundle, channels + 1), tmp_path / "gen4", {})
+
+
+def test_the_source_trials_are_those_of_the_training(
+    small_bundle: Bundle, small_days: tuple[Session, Session], tmp_path: Path
+) -> None:
+    day, m = small_days[0], small_bundle.manifest
+    training = np.setdiff1d(day.rewarded(), m.training["validation_trials"])
+    expected = unlabelled(day, training, m.run_in)
+    made = save_generation(small_bundle, other_units(small_bundle, 7), tmp_path / "gen1", {}, tuple("abcdefg"))
+    for found in (small_bundle.source_trials(), made.source_trials()):
+        assert (found.run_in, found.bin_s, found.channels) == (expected.run_in, expected.bin_s, expected.channels)
+        assert [c.dtype for c in found.counts] == [np.float32] * len(training)
+        for a, b in zip(found.counts, expected.counts, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("most", [255, 256, 70_000])
+def test_source_trials_pack_into_the_smallest_integers(most: int) -> None:
+    trials = UnlabelledTrials((np.full((3, 2), most, np.float32), np.ones((1, 2), np.float32)), (1, 0), 0.02, ("a", "b"))
+    data = source_trials.pack(trials)
+    assert safetensors.numpy.load(data)["counts"].itemsize == {255: 1, 256: 2, 70_000: 4}[most]
+    again = source_trials.unpack(data, "here", trials.channels, trials.bin_s)
+    assert again.run_in == (1, 0)
+    assert [c.tolist() for c in again.counts] == [c.tolist() for c in trials.counts]
+
+
+def test_source_trials_come_back_whatever_their_memory_order() -> None:
+    """Counts of an imported recording lie column by column; written as they lie they would come back scrambled."""
+    rng = np.random.default_rng(0)
+    counts = tuple(np.asfortranarray(rng.integers(0, 9, (n, 5)).astype(np.float32)) for n in (7, 11))
+    again = source_trials.unpack(
+        source_trials.pack(UnlabelledTrials(counts, (2, 0), 0.02, tuple("abcde"))), "here", tuple("abcde"), 0.02
+    )
+    for found, expected in zip(again.counts, counts, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"counts": np.ones((4, 2), np.float32)}, "counts: expected unsigned integers, found float32"),
+        ({"counts": np.ones((4, 3), np.uint8)}, r"counts: expected \(bins, 2\), one column per channel, found \(4, 3\)"),
+        ({"lengths": np.array([3, 2], np.uint32)}, "lengths and run_in: expected those of trials that fill 4 bins"),
+        ({"lengths": np.array([4], np.uint32)}, "lengths and run_in"),
+        ({"run_in": np.array([3, 0], np.uint32)}, "lengths and run_in"),
+        ({"run_in": None}, "run_in: expected unsigned integers, found nothing"),
+    ],
+)
+def test_source_trials_that_are_none_are_refused(change: dict[str, np.ndarray | None], says: str) -> None:
+    good: dict[str, np.ndarray | None] = {
+        "counts": np.ones((4, 2), np.uint8),
+        "lengths": np.array([3, 1], np.uint32),
+        "run_in": np.zeros(2, np.uint32),
+    }
+    data = safetensors.numpy.save({k: v for k, v in (good | change).items() if v is not None})
+    with pytest.raises(BundleError, match=f"here: {says}"):
+        source_trials.unpack(data, "here", ("a", "b"), 0.02)
+    with pytest.raises(BundleError, match="here: not a safetensors file"):
+        source_trials.unpack(b"nothing", "here", ("a", "b"), 0.02)
+
+
+def test_the_pipeline_starts_anew_at_breaks(small_bundle: Bundle, small_days: tuple[Session, Session]) -> None:
+    counts, r, pipeline = small_days[0].counts[:60].astype(np.float32), small_bundle.read_in, small_bundle.pipeline()
+    found = pipeline.run(counts, r, (20, 35))
+    parts = [pipeline.run(counts[a:b], r) for a, b in ((0, 20), (20, 35), (35, 60))]
+    np.testing.assert_array_equal(found, np.concatenate(parts))
+    assert not np.array_equal(found, pipeline.run(counts, r))
+
+
 @pytest.mark.parametrize("name", mf.FILES)
 def test_an_altered_or_missing_file_is_named(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
@@ -124,7 +227,7 @@ def test_a_pickle_offered_as_a_model_is_refused(copy: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"version": 2}, "expected version 1, found 2"),
+        ({"version": 1}, "expected version 2, found 1; a bundle of another version of bci_align has to be trained again"),
         ({"format": "other"}, "expected format 'bci_align.bundle'"),
         ({"bin_s": -1}, "bin_s"),
         ({"files": {"../../etc/passwd": "0"}}, "files: expected"),
@@ -132,6 +235,7 @@ def test_a_pickle_offered_as_a_model_is_refused(copy: Path, tmp_path: Path) -> N
         ({"surprise": 1}, "unknown key 'surprise'"),
         ({"decoder": "oracle"}, "decoder: expected one of"),
         ({"hidden": 33}, "expected float32"),
+        ({"channels": ["a", "b"]}, r"read_in.safetensors: mean: expected float32 \(2,\), found \(32,\)"),
         ({"clamp": [-1.0, 1.0]}, "clamp"),
         ({"decoder": "kalman"}, "expected the arrays of a kalman decoder"),
     ],

@@ -54,6 +54,64 @@ def test_wiener_equals_the_regression_written_out(data: tuple[np.ndarray, np.nda
     np.testing.assert_allclose(run(decoder, z[:101])[100], expected, atol=1e-12)
 
 
+@pytest.fixture(scope="module")
+def cut_data(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Trials of 14 bins, cut from all over the recording and laid end to end in another order."""
+    z, y, _ = data
+    trials = np.random.default_rng(3).permutation(6000 // 14)[:200]
+    rows = (trials[:, None] * 14 + np.arange(14)).ravel()
+    return z[rows], y[rows], np.arange(150 * 14), tuple(range(14, 200 * 14, 14))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_nothing_crosses_a_break(cut_data: tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]], kind: str) -> None:
+    """Trials in another order, and their breaks with them, are the same data: every pair of neighbours within a trial is."""
+    z, y, rows, breaks = cut_data
+    decoder = KINDS[kind].fit(z, y, rows, breaks=breaks)
+    whole = run(decoder, z, breaks)
+    np.testing.assert_array_equal(whole[28:42], run(decoder, z[28:42]))
+    assert 1 - np.square(whole[2100:] - y[2100:]).sum() / np.square(y[2100:]).sum() > 0.6
+    if kind == "recurrent":  # its windows are drawn by place, so another order is another draw
+        return
+    order = np.r_[np.random.default_rng(0).permutation(150), np.arange(150, 200)]
+    moved = (order[:, None] * 14 + np.arange(14)).ravel()
+    again = KINDS[kind].fit(z[moved], y[moved], rows, breaks=breaks)
+    blind = KINDS[kind].fit(z[moved], y[moved], rows)
+    for name, array in decoder.arrays().items():
+        np.testing.assert_allclose(again.arrays()[name], array, rtol=1e-3, atol=1e-4)
+    assert max(np.abs(blind.arrays()[n] - a).max() for n, a in decoder.arrays().items()) > 1e-2
+
+
+def test_recurrent_windows_stay_in_their_stretch(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """What lies behind a break is never read: stretches of 14, 100 and 40 bins, of which the last is in no row."""
+    z, y, breaks, rows = data[0][:154], data[1][:154], (14, 114), np.arange(114)
+    spoilt = z.copy()
+    spoilt[114:] = 1e6
+    a, b = (Recurrent.fit(x, y, rows, steps=4, breaks=breaks).arrays() for x in (z, spoilt))
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_recurrent_counts_no_bin_of_a_short_stretch_again() -> None:
+    """Most bins pull the bias down and the last one of each short stretch up; repeated to a window's length it would win."""
+    z, breaks = np.zeros((14 * 10 + 60, 3)), tuple(range(14, 14 * 10 + 1, 14))
+    y = np.full((len(z), 1), -1.0)
+    y[13:140:14] = 1.0
+    before, after = (Recurrent.fit(z, y, np.arange(140), steps=n, breaks=breaks).arrays()["bias_out"] for n in (0, 1))
+    assert after[0] < before[0]
+
+
+def test_recurrent_fits_the_first_bins_of_a_stretch() -> None:
+    """Kinematics that only the first five bins of a trial have: with a burn-in there would be nothing to learn from."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((14 * 60, 3))
+    y = np.where((np.arange(len(z)) % 14 < 5)[:, None], 2.0, 0.0) * z[:, :1]
+    rows = np.flatnonzero(np.arange(len(z)) % 14 < 5)
+    breaks = tuple(range(14, len(z), 14))
+    decoded = run(Recurrent.fit(z, y, rows, breaks=breaks), z, breaks)[rows]
+    assert 1 - np.square(decoded - y[rows]).sum() / np.square(y[rows]).sum() > 0.9
+
+
 def test_recurrent_equals_torch(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     import torch
 

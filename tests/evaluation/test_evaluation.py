@@ -42,6 +42,20 @@ def test_evaluate_scores_only_the_named_trials(small_bundle: Bundle, small_days:
     assert score_outputs(small_bundle, day, trials, lost)["lost"] == 4
 
 
+def test_decoding_starts_anew_after_a_gap(small_bundle: Bundle, small_days: Days) -> None:
+    """A trial that begins at a break is decoded as if nothing had come before it."""
+    day = small_days[0]
+    trial = int(day.rewarded()[5])
+    first, stop = day.trial_bins(trial)
+    outputs = small_bundle.pipeline().run(day.counts[first:stop].astype(np.float32), small_bundle.read_in)
+    lonely = np.zeros((day.bins, 2))
+    lonely[first:stop] = outputs
+    only = np.array([trial])
+    scored = evaluate(small_bundle, replace(day, breaks=(first,)), only)
+    assert scored == score_outputs(small_bundle, day, only, lonely)
+    assert scored != evaluate(small_bundle, day, only)
+
+
 def test_a_session_of_another_rig_is_refused(small_bundle: Bundle, small_days: Days) -> None:
     day = small_days[1]
     trials = day.rewarded()

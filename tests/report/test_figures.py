@@ -2,7 +2,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from bci_align.report.figures import Bar, Curve, objective, scores, timeline
+from bci_align.report.figures import Bar, Curve, scores, stages, timeline
 from bci_align.report.latents import Cloud, latents, movement_plane
 from bci_align.report.movement import Paths, Stretch, traces, trajectories
 from bci_align.report.page import png
@@ -56,12 +56,21 @@ def test_timeline_without_a_swap():
     assert "swap" not in texts(figure)
 
 
-def test_objective_marks_the_step_that_was_kept():
-    figure = objective([[0, 0.5], [10, 0.4], [20, 0.45]], chosen=10)
-    (ax,) = drawn(figure)
-    assert texts(figure) == {"kept: step 10"}
-    assert ax.get_ylabel()
-    assert texts(objective([[0, 0.5], [10, 0.4]])) == set()
+STAGES = [
+    {"stage": "identity", "denoising": 0.5, "kl": 2.0},
+    {"stage": "tuning transfer", "share": 0.75, "denoising": 0.4, "kl": 1.5},
+    {"stage": "refinement", "denoising": 0.35, "kl": 0.25},
+]
+
+
+def test_stages_show_both_terms_from_the_first_stage_down():
+    figure = stages(STAGES)
+    left, right = drawn(figure)
+    assert [t.get_text() for t in left.get_yticklabels()] == ["identity", "tuning transfer\n(75 % of the way)", "refinement"]
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first stage on top
+    for ax, key in ((left, "denoising"), (right, "kl")):
+        assert list(ax.lines[0].get_xdata()) == [s[key] for s in STAGES]
+        assert ax.get_xlabel()
 
 
 def test_traces_have_a_row_per_output_and_one_legend_entry_per_role():
@@ -111,5 +120,5 @@ def test_latents_draw_the_source_day_and_each_target(scale):
 
 def test_figures_leave_no_trace_in_matplotlib():
     before = dict(matplotlib.rcParams)
-    png(objective([[0, 1.0], [10, 0.9]], 10))
+    png(stages(STAGES))
     assert dict(matplotlib.rcParams) == before

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from bci_align.errors import ConfigError
-from bci_align.report.figures import objective
+from bci_align.report.figures import stages
 from bci_align.report.page import Decision, Shown, Table, write_report
 
 TABLE = Table(("Decoding", "R² (%)", "Trials"), (("day 0", 91.26, 30), ("a <script>", float("nan"), None)), "scored <here>")
@@ -14,7 +14,8 @@ CHECKS = ({"name": "spread of vx", "value": 0.91, "bound": "0.5 to 2", "passed":
 
 @pytest.fixture
 def shown():
-    return Shown("objective", objective([[0, 1.0], [10, 0.9]], 10), 'the "objective" <b>')
+    record = [{"stage": "one", "denoising": 1.0, "kl": 2.0}, {"stage": "two", "denoising": 0.9, "kl": 1.0}]
+    return Shown("objective", stages(record), 'the "objective" <b>')
 
 
 def test_the_page_holds_everything_and_escapes_it(tmp_path, shown):

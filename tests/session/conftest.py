@@ -6,7 +6,9 @@ import pytest
 from bci_align.session.types import Session, Trials
 
 
-def _make(bins: int = 200, channels: int = 5, most: int = 9, labels: bool = True, seed: int = 0) -> Session:
+def _make(
+    bins: int = 200, channels: int = 5, most: int = 9, labels: bool = True, seed: int = 0, breaks: tuple[int, ...] = ()
+) -> Session:
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, most, (bins, channels), endpoint=True).astype(np.int32)
     counts[-1, -1] = most
@@ -27,6 +29,7 @@ def _make(bins: int = 200, channels: int = 5, most: int = 9, labels: bool = True
         kinematics_units=("cm/s", "cm/s") if labels else (),
         name="day 0, µ",
         meta={"origin": "made here", "note": "x" * 300, "empty": "", "a/b": "slash"},
+        breaks=breaks,
     )
 
 
@@ -49,7 +52,7 @@ def equal() -> Callable[[Session, Session], bool]:
     def check(a: Session, b: Session) -> bool:
         arrays = [(a.counts, b.counts), (a.kinematics, b.kinematics)]
         arrays += [(getattr(a.trials, n), getattr(b.trials, n)) for n in ("start_s", "go_s", "end_s", "success", "target")]
-        plain = ("bin_s", "channels", "kinematics_names", "kinematics_units", "name", "meta")
+        plain = ("bin_s", "channels", "kinematics_names", "kinematics_units", "name", "meta", "breaks")
         return all(_same(x, y) for x, y in arrays) and all(getattr(a, n) == getattr(b, n) for n in plain)
 
     return check

@@ -19,7 +19,8 @@ def test_describes_in_plain_numbers(make_session: Callable[..., Session]) -> Non
     assert facts["bins"] == 200 and facts["channels"] == 5 and facts["bin_s"] == 0.05
     assert facts["minutes"] == pytest.approx(200 * 0.05 / 60)
     assert facts["mean_rate_hz"] == pytest.approx(counts.sum() / (200 * 5 * 0.05))
-    assert facts["silent_channels"] == ["élec2"]
+    assert facts["silent_channels"] == ["élec2"] and facts["breaks"] == 0
+    assert describe(replace(session, breaks=(39, 70)))["breaks"] == 2
     assert facts["trials"] == 3 and facts["rewarded"] == 2 and facts["trial_median_s"] == pytest.approx(1.25)
     assert [k["name"] for k in facts["kinematics"]] == ["vx", "vy"]
     assert session.kinematics is not None

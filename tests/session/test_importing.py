@@ -10,7 +10,8 @@ import pytest
 from bci_align import config
 from bci_align.errors import ConfigError, SessionError
 from bci_align.session import io, npz
-from bci_align.session.importing import ImportMap, import_file
+from bci_align.session.importing import import_file
+from bci_align.session.importmap import ImportMap
 from bci_align.session.types import Session
 
 ISOMETRIC = Path(__file__).resolve().parents[2] / "configs" / "import" / "isometric.yaml"
@@ -104,6 +105,12 @@ def kinematics(**keys: Any) -> dict[str, Any]:
     return {"kinematics": MAP["kinematics"] | keys}
 
 
+def test_the_difference_between_bins(tmp_path: Path) -> None:
+    continuous = brought_in(tmp_path, **kinematics(zero=None, difference=True)).kinematics
+    assert continuous is not None and not continuous[0].any()
+    np.testing.assert_allclose(continuous[1:], np.diff(arrays()["hand"], axis=0) / 0.1, rtol=1e-4, atol=1e-4)
+
+
 FAULTS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {},
@@ -154,6 +161,14 @@ def test_each_fault_is_one_sentence(tmp_path: Path, changes: dict[str, Any], key
     [
         ({"format": "nwb"}, "format: 'nwb' is not read yet; expected 'npz'"),
         ({"format": "nzp"}, "format: expected 'npz', found 'nzp'"),
+        ({"trials": {"start": "from_s", "end": "to_s"}}, r"missing key 'trials\.success'; only with layout 'trials'"),
+        ({"trials": {"end": "to_s", "success": "all"}}, r"missing key 'trials\.start'"),
+        ({"layout": "trials"}, r"key 'trials\.start': expected none with layout 'trials', where every row is a trial"),
+        (
+            {"layout": "trials", "trials": {"success": {"array": "result", "equals": "R"}}},
+            r"key 'trials\.success': expected none",
+        ),
+        ({"layout": "trials", "trials": {}}, r"key 'kinematics\.zero': expected none with layout 'trials'"),
         ({"meta": {"subject": "S2"}}, r"key 'meta\.subject': .*the import fills this one in"),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bci_align.errors import SessionError
 from bci_align.session import io
+from bci_align.session.digest import digest
 from bci_align.session.types import Session
 
 Make = Callable[..., Session]
@@ -30,6 +31,21 @@ def test_reads_back_equal(tmp_path: Path, make_session: Make, equal: Equal, most
     with h5py.File(tmp_path / "s.h5") as f:
         assert f["counts"].dtype == dtype and f["counts"].compression == "gzip"
     assert [p.name for p in tmp_path.iterdir()] == ["s.h5"]
+
+
+def test_breaks_read_back_and_are_under_the_digest(tmp_path: Path, make_session: Make, equal: Equal) -> None:
+    session = make_session(breaks=(39, 70, 199))
+    io.save(session, tmp_path / "s.h5")
+    assert equal(io.load(tmp_path / "s.h5"), session) and io.load(tmp_path / "s.h5").breaks == (39, 70, 199)
+    with h5py.File(tmp_path / "s.h5", "a") as f:
+        f["breaks"][1] = 71
+    with pytest.raises(SessionError, match=r"s\.h5: sha256: expected"):
+        io.load(tmp_path / "s.h5")
+    io.save(replace(session, breaks=()), tmp_path / "t.h5")
+    with h5py.File(tmp_path / "t.h5") as f:
+        assert "breaks" not in f
+        # The digest of a session without breaks is the one that files had before there were breaks.
+        assert f.attrs["sha256"].decode() == digest(make_session()) != digest(session)
 
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
