@@ -1,4 +1,4 @@
-"""How many threads torch may use."""
+"""How many threads numerical libraries may use."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread inside the block.
+    """Let torch, and the BLAS and OpenMP pools of NumPy and SciPy, compute on one thread inside the block.
 
     The networks are small. A second thread shortens training on an idle machine, but on a busy one (a rig decodes beside us)
     the threads spend their time waiting for each other, and take longer than one. One thread also makes results independent
-    of the number of cores.
+    of the number of cores. NumPy and SciPy are worse: two BLAS threads beside a busy process were measured to take ten times the
+    CPU time of one.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
