@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bci_align.alignment.erdiff import renormalise
+from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import load_bundle
 from bci_align.cli.common import table
 from bci_align.evaluation.score import evaluate

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from bci_align import config
+from bci_align.comparison.pairs import PairsFile
 from bci_align.errors import ConfigError
-from bci_align.session.importing import ImportMap
+from bci_align.session.importmap import ImportMap
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -17,6 +18,8 @@ def model_of(path: Path) -> type[config.Strict]:
     """What an example is an example of; a new kind of file needs a line here."""
     if path.parent.name == "import":
         return ImportMap
+    if path.parent.name == "benchmark":
+        return PairsFile
     return {"lsl": config.LiveConfig, "zmq": config.LiveConfig, "train": config.TrainConfig}[path.stem]
 
 
@@ -26,7 +29,7 @@ def test_examples_load(path: Path) -> None:
 
 
 def test_the_folder_is_found() -> None:
-    assert {"lsl.yaml", "zmq.yaml", "isometric.yaml"} <= {p.name for p in FILES}
+    assert {"lsl.yaml", "zmq.yaml", "isometric.yaml", "real.yaml"} <= {p.name for p in FILES}
 
 
 def test_train_shows_the_defaults() -> None:
@@ -54,6 +57,7 @@ def test_lsl_shows_the_defaults() -> None:
         (config.LiveConfig, "lsl.yaml", ("align",), "learningrate", "learning_rate"),
         (config.LiveConfig, "zmq.yaml", ("source",), "adress", "address"),
         (ImportMap, "import/isometric.yaml", (), "binwidth_s", "bin_s"),
+        (PairsFile, "benchmark/real.yaml", (), "pears", "pairs"),
         (ImportMap, "import/isometric.yaml", ("counts",), "scales", "scale"),
         (ImportMap, "import/isometric.yaml", ("channels",), "prefx", "prefix"),
         (ImportMap, "import/isometric.yaml", ("kinematics", "zero"), "befor_s", "before_s"),
@@ -81,8 +85,9 @@ def test_training_settings_that_cannot_work_are_refused(tmp_path: Path, line: st
         config.load(config.TrainConfig, path)
 
 
-def test_a_gate_that_could_never_open_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["spread", "information"])
+def test_a_gate_that_could_never_open_is_refused(tmp_path: Path, key: str) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("gate: {spread: [2.0, 0.5]}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"gate\.spread"):
+    path.write_text(f"gate: {{{key}: [2.0, 0.5]}}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"gate\.{key}"):
         config.load(config.RecalibrateConfig, path)

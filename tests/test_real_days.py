@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bci_align.alignment.erdiff import align, renormalise
+from bci_align.alignment.erdiff import align
 from bci_align.alignment.gate import judge
+from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import AlignConfig, GateConfig, TrainConfig, load
+from bci_align.errors import MismatchError
 from bci_align.evaluation.score import evaluate
-from bci_align.session.importing import ImportMap, import_file
+from bci_align.session.importing import import_file
+from bci_align.session.importmap import ImportMap
 from bci_align.session.types import Session, unlabelled
 from bci_align.training import source_split, train_bundle
 
@@ -61,5 +64,20 @@ def test_the_gate_refuses_a_candidate_for_another_wiring(bundle: Bundle, days: t
     calibration = unlabelled(shuffled, day.rewarded()[:40], bundle.manifest.run_in)
     own = unlabelled(day, day.rewarded()[:40], bundle.manifest.run_in)
     candidate = align(bundle, calibration, AlignConfig(steps=30), 0)
-    verdict = judge(bundle, bundle.read_in, candidate.read_in, own, GateConfig())
-    assert not verdict.accepted
+    for trials in (own, calibration):
+        verdict = judge(bundle, bundle.read_in, candidate.read_in, trials, GateConfig())
+        assert not verdict.accepted
+
+
+def test_trials_cut_out_of_a_recording_train_a_decoder(data_dir: Path, tmp_path: Path) -> None:
+    """The centre-out reaches: 168 stretches of 14 bins with nothing before them; chance is an R2 of zero."""
+    mapping = load(ImportMap, Path(__file__).resolve().parents[1] / "configs" / "import" / "centerout_position.yaml")
+    day, other = (import_file(data_dir / f"centerout_{which}.npz", mapping) for which in ("source", "target"))
+    bundle = train_bundle(day, TrainConfig(epochs=15, prior_epochs=2), 0, tmp_path / "source")
+    assert evaluate(bundle, day, source_split(day, 0.2, 0)[1])["r2"] > 70
+    assert bundle.manifest.prior.window == 14
+    assert len(bundle.source_trials()) == 134
+    calibration = unlabelled(other, other.rewarded()[:40], bundle.manifest.run_in)
+    assert set(calibration.run_in) == {0}
+    with pytest.raises(MismatchError, match="expected 187 channels as in the bundle, found 172"):
+        align(bundle, calibration, AlignConfig(registration="identity"), 0)

@@ -1,62 +1,57 @@
-"""Label-free alignment of the read-in: per-channel re-normalisation, then refinement under the frozen diffusion prior.
+"""Label-free alignment to a new day: registration, tuning transfer, refinement under the frozen diffusion prior, self-labelling.
 
-``loss = E ||eps - eps_theta(a_t Z + s_t eps, t)||^2 + kl * KL(target latents || source latents)`` (ERDiff, maximum-likelihood
-alignment, with the Gaussian KL as the term against collapse). The core and the prior stay frozen; only the read-in moves.
+Every stage sees the bundle and unlabelled trials only. What each is worth is an ablation row of
+``python -m benchmarks.alignment``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from bci_align.alignment.block import Block, encode
 from bci_align.alignment.objective import gaussian_kl_to_source
+from bci_align.alignment.refine import refine
+from bci_align.alignment.register import register
+from bci_align.alignment.registration import Registration
+from bci_align.alignment.selflabel import self_label
+from bci_align.alignment.start import check_size
+from bci_align.alignment.tuning import Source, transferred
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig
 from bci_align.diffusion.process import Diffusion
-from bci_align.diffusion.windows import cut, pad
-from bci_align.errors import AlignmentError, MismatchError
-from bci_align.evaluation.score import difference
 from bci_align.models.encoder import ReadIn, SourceModel
 from bci_align.session.types import UnlabelledTrials
-from bci_align.signal import normaliser
 from bci_align.threads import one_thread
 
-HELD_OUT = 0.2
-"""Share of the calibration trials that only the stop rule sees."""
+SHARES = (0.0, 0.25, 0.5, 1.0)
+"""Of a transfer's way, among which the objective chooses."""
+ROUNDS = 2
+"""Measurements of today's tuning: the second through the latents that the first transfer gave."""
+MOST_WINDOWS = 64
+"""Trials of which the objective takes a window each: it only has to tell a few shares apart."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A read-in offered for today, and the record of how it was made."""
+    """What is offered for today.
+
+    ``read_in`` for ``channels``; ``matched`` (C_t,) the source channel of each, -1 for none, None where they are the same;
+    ``core`` is the encoder that was moved with it, None where only the read-in moved (the rule, and all that can be swapped in
+    live); ``record`` is JSON-ready: how it was made.
+    """
 
     read_in: ReadIn
+    channels: tuple[str, ...]
     record: dict[str, Any]
-
-
-def renormalise(read_in: ReadIn, trials: UnlabelledTrials) -> ReadIn:
-    """Per-channel re-normalisation: the source's linear map behind a normaliser fitted on today's trials.
-
-    A channel that was silent on the source day stays silent: its weights have never seen a spike.
-    """
-    mean, gain = normaliser.fit(trials.bodies())
-    gain = np.where(read_in.gain > 0, gain, np.float32(0))
-    return ReadIn(mean, gain, read_in.weight, read_in.bias)
-
-
-def check(bundle: Bundle, trials: UnlabelledTrials, least: int) -> None:
-    """Refuse trials that cannot be aligned on: another rig's channels or bin width, or too few of them."""
-    m = bundle.manifest
-    if trials.channels != m.channels:
-        raise MismatchError(f"calibration trials: {difference(m.channels, trials.channels)}")
-    if abs(trials.bin_s - m.bin_s) > 1e-9:
-        raise MismatchError(f"calibration trials: expected bins of {m.bin_s:g} s as in the bundle, found {trials.bin_s:g} s")
-    if len(trials) < least:
-        raise AlignmentError(f"expected at least {least} calibration trials, found {len(trials)}")
+    matched: NDArray[np.intp] | None = None
+    core: SourceModel | None = None
 
 
 @one_thread()
@@ -67,91 +62,118 @@ def align(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Candidate:
-    """Align ``bundle``'s read-in to ``trials`` without labels.
+    """Align ``bundle`` to ``trials`` without labels; ``progress(done, total)`` is called all along.
 
-    Every ``config.check_every`` steps the objective is taken on held-out calibration trials with always the same noise; the
-    read-in with the lowest value is kept and the search ends after ``config.patience`` checks without a better one.
-    ``progress(step, steps)`` is called after every step. The same input and seed give the same read-in on one machine.
+    With fewer than ``config.refine_from`` trials that fill the prior's window the candidate is registered and re-normalised, no
+    more. The same input and seed give the same read-in on one machine. Raises :class:`MismatchError` for trials of another bin
+    width, :class:`AlignmentError` for too few trials, for units whose correspondence cannot be told, and for a loss that ceases
+    to be finite.
     """
-    check(bundle, trials, config.min_trials)
-    window = bundle.manifest.prior.window
-    long = [t for t in trials.counts if len(t) >= window]
-    if len(long) < config.min_trials:
-        raise AlignmentError(
-            f"expected at least {config.min_trials} calibration trials of {window} bins or more, found {len(long)}"
-        )
-    start = renormalise(bundle.read_in, trials)
-    source, prior = bundle.models()
-    source.requires_grad_(False)
-    prior.requires_grad_(False)
-    source.set_read_in(start)
-    moved = [source.readin.weight.requires_grad_(True), source.readin.bias.requires_grad_(True)]
+    check_size(bundle, trials, config.min_trials)
+    total = 1 + ROUNDS + config.steps + config.label_rounds
+    done = 0
 
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(long))
-    held = max(round(HELD_OUT * len(long)), 1)
-    fit_on, stop_on = [long[i] for i in order[held:]], [long[i] for i in order[:held]]
-    objective = _Objective(source, prior, trials.run_in, window, config.kl)
-    padded, lengths = pad(fit_on)
-    padded_stop, lengths_stop = pad(stop_on)
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(moved, config.learning_rate)
-    best, best_step, curve = _copy(moved), 0, []
-    for step in range(config.steps + 1):
-        if step % config.check_every == 0 or step == config.steps:
-            with torch.no_grad():
-                value = objective.held_out(padded_stop, lengths_stop, seed)
-            curve.append([step, round(value, 5)])
-            if len(curve) == 1 or value < min(v for _, v in curve[:-1]):
-                best, best_step = _copy(moved), step
-            elif step - best_step >= config.patience * config.check_every:
-                break
-        if step == config.steps:
-            break
-        rows = rng.choice(len(fit_on), min(config.batch, len(fit_on)), replace=False)
-        loss = objective(padded[rows], [lengths[i] for i in rows], rng, generator)
-        if not torch.isfinite(loss):
-            raise AlignmentError(f"the alignment loss became {float(loss)} in step {step + 1}; no candidate is offered")
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+    def tick() -> None:
+        nonlocal done
+        done += 1
         if progress:
-            progress(step + 1, config.steps)
+            progress(done, total)
+
+    source = bundle.source_trials()
+    model, prior = bundle.models()
+    model_of_source, _ = bundle.models()
+    model_of_source.set_read_in(bundle.source_read_in())
+    reference = Block.of(source, bundle.source_read_in())
+    window = bundle.manifest.prior.window
+    registration = register(bundle, source, trials, config, seed)
+    tick()
+
+    model.set_read_in(registration.read_in)
+    for module in (model, model_of_source, prior):
+        module.requires_grad_(False)
+    block = Block.of(trials, registration.read_in)
+    objective = Objective(model, prior, block, window, config)
+    stages: list[dict[str, Any]] = [{"stage": registration.method} | (objective.parts() if block.fill(window) else {})]
+    probability = None
+    enough = len(block.fill(window)) >= config.refine_from
+    if enough and config.transfer:
+        source_day = Source.of(model_of_source, reference)
+        for _ in range(ROUNDS):
+            share, probability = _transfer(model, block, source_day, registration, objective)
+            stages.append({"stage": "tuning transfer", "share": share} | objective.parts())
+            tick()
+    if enough and config.steps:
+        refine(model, prior, block, window, config, seed, tick)
+        stages.append({"stage": f"refinement, {config.steps} steps"} | objective.parts())
+    if enough and config.label_rounds:
+        with torch.no_grad():
+            movement = model_of_source.kinematics(encode(model_of_source, reference.x))[reference.inside]
+        self_label(model, bundle.movement_prior(), block, window, movement, config, seed, tick)
+        stages.append({"stage": f"self-labelling, {config.label_rounds} rounds"} | objective.parts())
     if progress:
-        progress(config.steps, config.steps)
-    with torch.no_grad():
-        for p, b in zip(moved, best, strict=True):
-            p.copy_(b)
+        progress(total, total)
+
     record = {
-        "method": "re-normalisation, then denoising term + Gaussian KL on the read-in",
+        "method": "ERDiff",
         "config": config.model_dump(mode="json"),
         "seed": seed,
         "trials": len(trials),
-        "trials_refined_on": len(fit_on),
-        "trials_of_stop_rule": len(stop_on),
-        "steps": best_step,
-        "objective": curve,
+        "steps": config.steps,
+        "registration": registration.record | {"matched": _listed(registration.matched)},
+        "stages": stages,
+        "changed_channels": _changed(trials.channels, probability),
     }
-    return Candidate(source.read_in(), record)
+    matched = registration.matched
+    if matched is None:
+        matched = np.full(len(trials.channels), -1)
+    elif trials.channels == source.channels:
+        matched = None
+    core = None if config.moves == "read-in" else model
+    return Candidate(model.read_in(), trials.channels, record, matched, core)
 
 
-class _Objective:
-    """The loss on a batch of padded trials (n, T, C)."""
+def _transfer(
+    model: SourceModel, block: Block, source: Source, registration: Registration, objective: Objective
+) -> tuple[float, Tensor]:
+    """Move the read-in towards what today's tunings ask for, as far as the objective falls."""
+    start = torch.from_numpy(registration.read_in.weight)
+    gone = torch.full((len(start),), -1) if registration.matched is None else torch.from_numpy(registration.matched)
+    alive = torch.from_numpy(registration.read_in.gain > 0)
+    rows, probability = transferred(model, block, source, gone, alive)
+    values = []
+    for share in SHARES:
+        model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
+        values.append(objective())
+    share = SHARES[int(np.argmin(values))]
+    model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
+    return share, probability
 
-    def __init__(self, source: SourceModel, prior: Diffusion, run_in: int, window: int, kl: float) -> None:
-        self.source, self.prior, self.run_in, self.window, self.kl = source, prior, run_in, window, kl
 
-    def __call__(self, padded: Tensor, lengths: list[int], rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        latents, _, _ = self.source(padded)
-        bins = torch.cat([z[self.run_in : n] for z, n in zip(latents, lengths, strict=True)])
-        cuts = cut(latents, lengths, self.run_in, self.window, rng)
-        return self.prior.loss(cuts, generator) + self.kl * gaussian_kl_to_source(bins)
+class Objective:
+    """Prior's denoising loss + ``kl`` * Gaussian KL with always the same windows and noise: lower is better."""
 
-    def held_out(self, padded: Tensor, lengths: list[int], seed: int, draws: int = 4) -> float:
-        """Give the mean over ``draws`` of windows and noise that are the same at every call."""
-        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        return float(np.mean([float(self(padded, lengths, rng, generator)) for _ in range(draws)]))
+    def __init__(self, model: SourceModel, prior: Diffusion, block: Block, window: int, config: AlignConfig) -> None:
+        self.model, self.prior, self.block, self.window, self.kl = model, prior, block, window, config.kl
+
+    @torch.no_grad()
+    def parts(self) -> dict[str, float]:
+        """Both terms by name."""
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        half = (0, max(self.prior.steps // 2, 1))
+        chunks, burn = self.block.chunks(self.window, rng, self.block.fill(self.window)[:MOST_WINDOWS])
+        loss = float(self.prior.loss(encode(self.model, chunks)[:, burn:], generator, half))
+        inside = encode(self.model, self.block.x)[self.block.inside]
+        return {"denoising": round(loss, 5), "kl": round(float(gaussian_kl_to_source(inside)), 5)}
+
+    def __call__(self) -> float:
+        parts = self.parts()
+        return parts["denoising"] + self.kl * parts["kl"]
 
 
-def _copy(parameters: list[Tensor]) -> list[Tensor]:
-    return [p.detach().clone() for p in parameters]
+def _listed(matched: NDArray[np.intp] | None) -> list[int] | None:
+    return None if matched is None else matched.tolist()
+
+
+def _changed(channels: Sequence[str], probability: Tensor | None) -> list[str]:
+    """Labels of channels whose tuning has changed with a probability above 0.99."""
+    return [] if probability is None else [c for c, p in zip(channels, probability.tolist(), strict=True) if p > 0.99]

@@ -1,4 +1,9 @@
-"""The first gate: what a candidate must show, without labels, before it may decode."""
+"""The gate: what a candidate must show, without labels, before it may decode.
+
+Each check is blind to a different mistake, and every one must pass. They compare today with the source day, measured in the same
+way on the source day's own trials, and with the incumbent. What they let through, and what they refuse in vain, on hundreds of
+good and bad days, is printed by ``python -m benchmarks.gate``.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from bci_align.alignment.evidence import Evidence, agreement, evidence, likeness
 from bci_align.bundle.store import Bundle
 from bci_align.config import GateConfig
-from bci_align.diffusion.windows import cut, pad
-from bci_align.models.encoder import ReadIn
+from bci_align.models.encoder import ReadIn, SourceModel
 from bci_align.session.types import UnlabelledTrials
-from bci_align.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -25,50 +29,95 @@ class Verdict:
     checks: tuple[dict[str, Any], ...]
 
 
-def judge(bundle: Bundle, incumbent: ReadIn, candidate: ReadIn, trials: UnlabelledTrials, config: GateConfig) -> Verdict:
-    """Compare ``candidate`` with ``incumbent`` on today's unlabelled ``trials``; every check must pass.
+def judge(
+    bundle: Bundle,
+    incumbent: ReadIn,
+    candidate: ReadIn,
+    trials: UnlabelledTrials,
+    config: GateConfig,
+    matched: NDArray[np.intp] | None = None,
+    encoder: SourceModel | None = None,
+) -> Verdict:
+    """Judge ``candidate`` on today's unlabelled ``trials``.
 
-    Checks: finite weights; enough trials; the prior's denoising loss not worse than the incumbent's by more than
-    ``config.prior_margin`` (relative); each decoded output's standard deviation within ``config.spread`` of the source day's.
-    The denoising loss alone would wave a collapsed candidate through; the spread is what it cannot fake.
+    ``matched`` (C_t,) says which source channel each of today's is (-1: none); None where they are the same. After a rotation,
+    which matches none, tunings cannot be compared: the rotation's margin over the next best stands for that check. ``encoder``
+    holds the core where more than the read-in moved. An ``incumbent`` of another number of channels is not compared with.
     """
     checks = [
         _check("finite weights", candidate.finite(), "all", candidate.finite()),
         _check("calibration trials", len(trials), f">= {config.min_trials}", len(trials) >= config.min_trials),
     ]
     if all(c["passed"] for c in checks):
-        before, after = prior_loss(bundle, incumbent, trials), prior_loss(bundle, candidate, trials)
-        bound = before * (1 + config.prior_margin)
-        checks.append(_check("prior denoising loss", after, f"<= {bound:.4f} (incumbent {before:.4f})", after <= bound))
-        low, high = config.spread
-        pipeline = bundle.pipeline()
-        decoded = np.concatenate([pipeline.run(t, candidate)[trials.run_in :] for t in trials.counts])
-        for name, ratio in zip(bundle.manifest.outputs, decoded.std(0) / pipeline.scale, strict=True):
-            ok = low <= ratio <= high
-            checks.append(_check(f"spread of {name} over the source's", float(ratio), f"{low:g} to {high:g}", bool(ok)))
+        stuck = stuck_channels(trials)
+        most = config.most_stuck * len(trials.channels)
+        checks.append(_check("channels stuck at one count", stuck, f"<= {int(most)}", stuck <= most))
+        today = evidence(bundle, candidate, trials, encoder)
+        checks += _beside_source(bundle, today, config, matched)
+        if len(incumbent.gain) == len(candidate.gain):
+            before = evidence(bundle, incumbent, trials)
+            bound = before.prior_loss * (1 + config.prior_margin)
+            text = f"<= {bound:.4f} (incumbent {before.prior_loss:.4f})"
+            ok = bool(np.isfinite(today.prior_loss)) and today.prior_loss <= bound
+            checks.append(_check("prior denoising loss", today.prior_loss if ok else f"{today.prior_loss:.4f}", text, ok))
+            alike = likeness(today.outputs, before.outputs)
+            bound = config.most_alike
+            checks.append(_check("likeness to the incumbent's output", alike, f"<= {bound:g}", alike <= bound))
     failed = [c for c in checks if not c["passed"]]
     reason = "every check passed" if not failed else "; ".join(f"{c['name']} {c['value']}, expected {c['bound']}" for c in failed)
     return Verdict(not failed, reason, tuple(checks))
 
 
-@one_thread()
-@torch.no_grad()
-def prior_loss(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, draws: int = 8) -> float:
-    """Denoising loss of the trials' latents under the frozen prior, with always the same windows and noise; lower is likelier.
+def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched: NDArray[np.intp] | None) -> list[dict[str, Any]]:
+    """Compare with the source day's own trials under its own read-in."""
+    source = _of_source_day(bundle)
+    same = np.arange(len(today.slope)) if matched is None else np.flatnonzero(matched >= 0)
+    partner = same if matched is None else matched[same]
+    alike = agreement(today.slope[same], source.slope[partner]) if len(same) else None
+    information = today.information / source.information
+    diversity = today.diversity / source.diversity
+    low, high = config.information
+    out = [
+        _check(
+            "agreement of the channels' tuning with the source day's",
+            "no channel is matched" if alike is None else alike,
+            f">= {config.agreement:g}",
+            alike is None or alike >= config.agreement,
+        ),
+        _check(
+            "what channels say of each other, over the source's", information, f"{low:g} to {high:g}", low <= information <= high
+        ),
+        _check("Gaussian KL of the latents to the source's (nats)", today.kl, f"<= {config.kl:g}", today.kl <= config.kl),
+        _check("spread between trials over the source's", diversity, f">= {config.diversity:g}", diversity >= config.diversity),
+    ]
+    low, high = config.spread
+    ratios = (today.outputs.std(0) / source.outputs.std(0)).tolist()
+    for name, ratio in zip(bundle.manifest.outputs, ratios, strict=True):
+        out.append(_check(f"spread of {name} over the source's", ratio, f"{low:g} to {high:g}", low <= ratio <= high))
+    return out
 
-    Infinity when no trial fills the prior's window: nothing can be said for such a candidate.
-    """
-    source, prior = bundle.models()
-    source.set_read_in(read_in)
-    window = bundle.manifest.prior.window
-    long = [t for t in trials.counts if len(t) >= window]
-    if not long:
-        return float("inf")
-    padded, lengths = pad(long)
-    latents, _, _ = source(padded)
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    return float(np.mean([float(prior.loss(cut(latents, lengths, trials.run_in, window, rng), generator)) for _ in range(draws)]))
+
+_known: dict[str, Evidence] = {}
+
+
+def _of_source_day(bundle: Bundle) -> Evidence:
+    """Collect the source day's own evidence, once per bundle: it never changes."""
+    if bundle.identity not in _known:
+        _known.clear()
+        _known[bundle.identity] = evidence(bundle, bundle.source_read_in(), bundle.source_trials())
+    return _known[bundle.identity]
+
+
+STUCK = 0.5
+"""A channel is stuck that shows one and the same count above zero in more than this share of the bins."""
+
+
+def stuck_channels(trials: UnlabelledTrials) -> int:
+    """Channels that sit at one count: saturated, or a filter's idle tone. No spiking channel does, save at zero."""
+    x = np.concatenate(trials.bodies())
+    middle = np.median(x, 0)
+    return int(((middle > 0) & ((x == middle).mean(0) > STUCK)).sum())
 
 
 def _check(name: str, value: Any, bound: str, passed: bool) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 4) if isinstance(value, float) else value, "bound": bound, "passed": passed}
+    return {"name": name, "value": round(value, 4) if isinstance(value, float) else value, "bound": bound, "passed": bool(passed)}

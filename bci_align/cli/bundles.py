@@ -108,8 +108,9 @@ def recalibrate_command(
 ) -> None:
     """Align BUNDLE to SESSION without labels, gate the result, write it as a new generation beside the old one.
 
-    Only the counts of the chosen rewarded trials are used; kinematics and targets are never read. A candidate that the gate
-    refuses is not written (exit status 3).
+    Only the counts of the chosen rewarded trials are used; kinematics and targets are never read. SESSION may have other channels
+    than the bundle: they are then registered to the source day's, or refused. A candidate that the gate refuses is not written
+    (exit status 3).
     """
     settings = load_config(RecalibrateConfig, config) if config else RecalibrateConfig()
     claim_directory(out, error=BundleError)
@@ -117,16 +118,18 @@ def recalibrate_command(
     calibration = unlabelled(day, parse_trials(trials, day), loaded.manifest.run_in)
     with staged_progress(as_json) as progress:
         candidate = align(loaded, calibration, settings.align, seed, lambda done, total: progress("alignment", done, total))
-    verdict = judge(loaded, loaded.read_in, candidate.read_in, calibration, settings.gate)
+    verdict = judge(loaded, loaded.read_in, candidate.read_in, calibration, settings.gate, candidate.matched, candidate.core)
     if not verdict.accepted:
         raise Refused(f"{out}: not written, the gate refused the candidate: {verdict.reason}")
     record = candidate.record | {"session": day.name, "counts_sha256": day.fingerprint(), "gate": list(verdict.checks)}
-    made = save_generation(loaded, candidate.read_in, out, record)
+    made = save_generation(loaded, candidate.read_in, out, record, candidate.channels, candidate.core)
     result = {
         "bundle": str(out),
         "generation": made.manifest.generation,
         "trials": len(calibration),
-        "steps": candidate.record["steps"],
+        "channels": len(candidate.channels),
+        "stages": record["stages"],
+        "changed_channels": record["changed_channels"],
         "accepted": True,
         "checks": list(verdict.checks),
         "seed": seed,
@@ -134,7 +137,19 @@ def recalibrate_command(
 
     def text() -> str:
         rows = [("gate", "found", "expected"), *((str(c["name"]), str(c["value"]), str(c["bound"])) for c in verdict.checks)]
-        made_from = f"{len(calibration)} trials, {result['steps']} steps"
-        return f"{out}: written as generation {made.manifest.generation} ({made_from})\n{table(rows)}"
+        changed = f"{len(record['changed_channels'])} of {len(candidate.channels)} channels found to have changed their tuning"
+        return (
+            f"{out}: written as generation {made.manifest.generation} ({len(calibration)} trials)\n"
+            f"{table(_stage_rows(record['stages']))}\n{changed}\n\n{table(rows)}"
+        )
 
     emit(result, as_json, text)
+
+
+def _stage_rows(stages: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of what every stage of an alignment left of the objective's two terms: lower is better."""
+    rows = []
+    for s in stages:
+        share = f", {100 * s['share']:.0f} % of the way" if "share" in s else ""
+        rows.append((f"{s['stage']}{share}", f"{s['denoising']:.4f}", f"{s['kl']:.4f}"))
+    return [("stage", "denoising", "KL"), *rows]

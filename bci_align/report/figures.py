@@ -1,15 +1,14 @@
-"""Figures of a day in numbers: scores, the day's course, the alignment's objective.
+"""Figures of a day in numbers: scores, the day's course, the stages of the alignment.
 
 Every function takes plain arrays, gives a :class:`matplotlib.figure.Figure` that can be read alone, and touches no global state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -102,22 +101,20 @@ def timeline(
     return fig
 
 
-def objective(curve: Sequence[Sequence[float]], chosen: int | None = None) -> Figure:
-    """The alignment's objective on held-out calibration trials: ``curve`` of [step, value]; the step kept is ``chosen``."""
-    points = np.asarray(curve, dtype=np.float64).reshape(-1, 2)
-    with figure(2.6, 4.6) as fig:
-        ax = fig.add_subplot()
-        ax.plot(points[:, 0], points[:, 1], color=COLOUR["after"], marker="o", ms=3.5)
-        if chosen is not None and (points[:, 0] == chosen).any():
-            value = float(points[points[:, 0] == chosen][0, 1])
-            ax.plot([chosen], [value], "o", ms=9, mfc="none", mew=1.6, color=COLOUR["before"])
-            _label_point(ax, chosen, value, f"kept: step {chosen}")
-        ax.margins(x=0.08, y=0.22)
-        ax.set_xlabel("alignment step (0: re-normalisation alone)")
-        ax.set_ylabel("objective, held-out\ncalibration trials")
+def stages(record: Sequence[Mapping[str, Any]]) -> Figure:
+    """What every stage of an alignment left of the objective's terms.
+
+    ``record``: mappings with ``stage``, ``denoising``, ``kl`` (nats) and perhaps ``share``, of a transfer's way.
+    """
+    terms = {"denoising": "denoising loss under the prior", "kl": "KL to the source (nats)"}
+    names = [str(s["stage"]) + (f"\n({100 * s['share']:.0f} % of the way)" if "share" in s else "") for s in record]
+    y = np.arange(len(names))
+    with figure(0.9 + 0.42 * len(names), 6.4) as fig:
+        axes = fig.subplots(1, 2, sharey=True)
+        for ax, (key, label) in zip(axes, terms.items(), strict=True):
+            ax.plot([s[key] for s in record], y, color=COLOUR["after"], marker="o", ms=3.5)
+            ax.margins(x=0.1, y=0.12)
+            ax.set_xlabel(label)
+        axes[0].set_yticks(y, names)
+        axes[0].invert_yaxis()
     return fig
-
-
-def _label_point(ax: Axes, x: float, y: float, text: str) -> None:
-    """Write ``text`` below the point: the chosen one is the lowest, so no part of the curve is there."""
-    ax.annotate(text, (x, y), (0, -9), textcoords="offset points", ha="center", va="top", color=COLOUR["before"])

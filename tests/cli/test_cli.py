@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
-from bci_align.bundle.store import Bundle
+from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.cli.main import COMMANDS, main
 from bci_align.config import SinkConfig, SourceConfig
 from bci_align.session import io
 from bci_align.session.types import Session
 from bci_align.streams.contract import StreamSpec
 from bci_align.streams.registry import make_rig
+from bci_align_sim.day import simulate_days
+from bci_align_sim.drift import Drift
 
 Days = tuple[Session, Session]
 Capture = pytest.CaptureFixture[str]
@@ -79,6 +81,45 @@ def test_between_sessions_from_a_recording_to_a_new_generation(work: Path, capsy
     assert seen["parent"] == ok(capsys, "inspect", tmp_path / "b")["identity"]
     assert ok(capsys, "evaluate", tmp_path / "b", work / "day0.h5")["seen_in_training"] is True
     assert "channels" in ok(capsys, "inspect", work / "day0.h5")
+
+
+def test_recalibrate_tells_the_stages(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    settings = tmp_path / "open.yaml"
+    settings.write_text("align: {steps: 4, label_rounds: 1}\ngate: {prior_margin: 9.0, spread: [0.01, 100.0]}\n")
+    words = ("recalibrate", small_bundle.path, work / "dayk.h5", "--trials", ":25", "--config", settings, "--out")
+    made = ok(capsys, *words, tmp_path / "b1")
+    assert [s["stage"] for s in made["stages"]] == [
+        "identity", "tuning transfer", "tuning transfer", "refinement, 4 steps", "self-labelling, 1 rounds"
+    ]  # fmt: skip
+    assert made["channels"] == 32
+    assert set(made["changed_channels"]) <= set(small_bundle.manifest.channels)
+    assert main([*map(str, words), str(tmp_path / "b2")]) == 0
+    text = capsys.readouterr().out
+    assert "tuning transfer, " in text and "% of the way" in text and "refinement, 4 steps" in text
+    assert f"{len(made['changed_channels'])} of 32 channels found to have changed" in text
+    assert f"{made['stages'][0]['denoising']:.4f}" in text
+    assert main(["inspect", str(tmp_path / "b1")]) == 0
+    assert "stage refinement, 4 steps" in capsys.readouterr().out
+
+
+def test_recalibrate_takes_other_labels_and_writes_a_core_that_moved(
+    small_bundle: Bundle, capsys: Capture, tmp_path: Path
+) -> None:
+    drift = Drift(turnover=0.1, gain_sd=0.2, rotation_deg=5, baseline_sd_hz=1, dead=0)
+    day = simulate_days(seed=2, trials=(60, 40), drift=drift, bin_s=0.05, channels=32)[1]
+    labels = tuple(f"unit{i}" for i in range(32))
+    io.save(replace(day, channels=labels), tmp_path / "units.h5")
+    settings = tmp_path / "whole.yaml"
+    settings.write_text("align: {steps: 4, label_rounds: 0, moves: whole}\ngate: {prior_margin: 9.0, spread: [0.01, 100.0]}\n")
+    words = (small_bundle.path, tmp_path / "units.h5", "--trials", ":25", "--config", settings, "--out", tmp_path / "b1")
+    made = ok(capsys, "recalibrate", *words)
+    assert made["stages"][0]["stage"] == "order-preserving"
+    bundle = load_bundle(tmp_path / "b1")
+    assert bundle.manifest.channels == labels
+    assert bundle.manifest.source_channels == small_bundle.manifest.channels
+    old, new = (b.models()[0].core.gru.weight_hh_l0 for b in (small_bundle, bundle))
+    assert not bool((old == new).all())
+    assert ok(capsys, "evaluate", tmp_path / "b1", tmp_path / "units.h5", "--trials", "25:")["r2"] > 20
 
 
 def test_text_output_is_for_people(work: Path, small_bundle: Bundle, capsys: Capture) -> None:

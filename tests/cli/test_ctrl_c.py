@@ -89,7 +89,7 @@ def test_training(work: Path) -> None:
 
 
 def test_recalibration(work: Path, small_bundle: Bundle) -> None:
-    (work / "long.yaml").write_text("align: {steps: 100000, patience: 100000}\n")
+    (work / "long.yaml").write_text("align: {steps: 100000}\n")
     before = files(work)
     words = ["recalibrate", str(small_bundle.path), "dayk.h5", "--out", "b1", "--config", "long.yaml"]
     status, heard = interrupt(words, b"alignment", work)

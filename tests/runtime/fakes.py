@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.alignment.erdiff import renormalise
+from bci_align.alignment.start import renormalise
 from bci_align.config import LiveConfig
 from bci_align.errors import BciAlignError
 from bci_align.models.encoder import ReadIn

@@ -23,7 +23,7 @@ from bci_align.config import GateConfig, LiveConfig
 from bci_align.errors import BundleError, ConfigError, MismatchError, RuntimeFault, StreamError
 from bci_align.runtime import watch
 from bci_align.runtime.aligner_process import Methods, free_path
-from bci_align.runtime.live import LiveSystem
+from bci_align.runtime.live import LiveSystem, check_config
 from bci_align.runtime.player import Player
 from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import Session
@@ -130,6 +130,25 @@ def test_too_few_calibration_trials_are_refused_at_once(bundle: Bundle, tmp_path
     config = config_for(bundle, tmp_path, **{"gate": {"min_trials": 1}} | {key: {"min_trials": 7}})
     with pytest.raises(ConfigError, match=rf"calibration_trials: expected at least {key}.min_trials \(7\), found 6"):
         LiveSystem(config).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("moves", "whole", "read-in"),
+        ("moves", "affine", "read-in"),
+        ("registration", "order", "auto or identity"),
+        ("registration", "rotation", "auto or identity"),
+    ],
+)
+def test_alignment_that_cannot_be_swapped_in_is_refused_at_once(
+    bundle: Bundle, tmp_path: Path, key: str, value: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"align\.{key}: expected {expected}, .* found {value};.*between sessions"):
+        LiveSystem(config_for(bundle, tmp_path / "out", align={key: value})).__enter__()
+    assert not (tmp_path / "out").exists()
+    check_config(config_for(bundle, tmp_path / "out", align={key: value}, recalibrations=0))  # never aligns: no matter
+    check_config(config_for(bundle, tmp_path / "out", align={"registration": "identity", "moves": "read-in"}))
 
 
 def test_a_stream_that_is_lost_mid_run_is_a_fault_with_its_sentence(bundle: Bundle, short: Session, tmp_path: Path) -> None:

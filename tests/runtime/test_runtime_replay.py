@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.config import AlignConfig, GateConfig, LiveConfig
-from bci_align.errors import ConfigError, MismatchError
+from bci_align.errors import ConfigError, MismatchError, SessionError
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.player import script
 from bci_align.runtime.replay import ReplayResult, replay
@@ -22,12 +23,21 @@ from bci_align.streams.contract import END, GO, START, Flags
 from . import fakes
 
 TRIALS = 8
-GENTLE = GateConfig(min_trials=5, prior_margin=100.0, spread=(0.0, 100.0))
+GENTLE = GateConfig(
+    min_trials=5,
+    prior_margin=100.0,
+    agreement=-1.0,
+    information=(0.0, 1e6),
+    kl=1e6,
+    diversity=0.0,
+    spread=(0.0, 100.0),
+    most_alike=1.0,
+)
 """Lets every candidate through: these tests ask what happens to it, not whether it is any good."""
 
 
 def config_for(bundle: Bundle, out: Path, **more: Any) -> LiveConfig:
-    short = AlignConfig(steps=3, batch=4) if "batch" in AlignConfig.model_fields else AlignConfig(steps=3)
+    short = AlignConfig(steps=3, batch=4, refine_from=2)
     return LiveConfig.model_validate(
         {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "out": str(out)} | more
     )
@@ -73,8 +83,7 @@ def test_at_full_speed_with_the_real_aligner(over: str, bundle: Bundle, days: tu
     check(bundle, session, result)
     assert np.array_equal((result.flags & Flags.IN_TRIAL) > 0, inside(session))
     # The swap comes with the first bin outside a trial after the last calibration trial, at every run.
-    usable = [i for i in session.rewarded() if session.trial_bins(int(i))[0] >= bundle.manifest.run_in][:TRIALS]
-    stop = session.trial_bins(int(usable[-1]))[1]
+    stop = session.trial_bins(int(session.rewarded()[TRIALS - 1]))[1]
     first = stop + int(np.argmin(inside(session)[stop:]))
     (swap,) = result.swaps
     assert (swap["bin"], swap["generation"], swap["warm_from_seq"]) == (first, 1, max(first - 400, 0))
@@ -84,6 +93,8 @@ def test_at_full_speed_with_the_real_aligner(over: str, bundle: Bundle, days: tu
     assert np.abs(result.outputs - whole)[first:].max() < 1e-4
     made = load_bundle(tmp_path / "gen-0001").manifest
     assert (made.generation, made.parent) == (1, bundle.identity)
+    assert made.alignment is not None
+    assert made.alignment["stages"][-1]["stage"] == "refinement, 3 steps"
     log = [json.loads(line) for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
     assert [d["decision"] for d in log] == ["accepted", "swapped"]
     assert log[1]["bin"] == first
@@ -98,9 +109,9 @@ def test_two_recalibrations_are_the_same_at_every_run(bundle: Bundle, days: tupl
         check(bundle, session, result)
         assert [s["generation"] for s in result.swaps] == [1, 2]
         # What the aligner was given are the offline trials.
-        usable = [i for i in session.rewarded() if session.trial_bins(int(i))[0] >= bundle.manifest.run_in]
+        usable = session.rewarded()
         for k, path in enumerate(result.generations):
-            cut = unlabelled(session, np.array(usable[k * TRIALS : (k + 1) * TRIALS]), bundle.manifest.run_in)
+            cut = unlabelled(session, usable[k * TRIALS : (k + 1) * TRIALS], bundle.manifest.run_in)
             record = load_bundle(path).manifest.alignment
             assert record is not None
             assert record["lengths"] == [len(c) for c in cut.counts]
@@ -193,3 +204,10 @@ def test_methods_are_found_by_a_fresh_process() -> None:
     assert isinstance(found, Methods)
     assert found.align.__qualname__ == "align"
     assert found.judge.__qualname__ == "judge"
+
+
+def test_a_recording_with_gaps_is_refused(bundle: Bundle, days: tuple[Session, Session], tmp_path: Path) -> None:
+    session = replace(days[1], breaks=(days[1].trial_bins(1)[1],))
+    with pytest.raises(SessionError, match="breaks: expected a recording without gaps to replay, found 1 breaks"):
+        replay(session, config_for(bundle, tmp_path / "out"), "zmq")
+    assert not (tmp_path / "out").exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -70,9 +68,7 @@ def test_a_trial_with_a_missing_bin_is_dropped_and_counted(seed: int) -> None:
     whole, broken = [], 0
     for i in s.rewarded():
         first, stop = s.trial_bins(int(i))
-        if first < RUN_IN:
-            continue
-        if missing.isdisjoint(range(first - RUN_IN, stop)):
+        if missing.isdisjoint(range(max(first - RUN_IN, 0), stop)):
             whole.append(i)
         else:
             broken += 1
@@ -163,14 +159,25 @@ def test_trial_clock_believes_a_late_end_at_once() -> None:
     assert not clock.inside(item(3))
 
 
-def test_trials_of_a_session_without_run_in_room_are_left_out() -> None:
+def test_a_stream_that_begins_shortly_before_a_trial_gives_it_less_run_in() -> None:
     s = small_session(1)
-    s = replace(s, trials=replace(s.trials, start_s=s.trials.start_s.copy()))
     buffer = new_buffer(s, run_in=300)
     for x in stream(s):
         buffer.add(x)
     assert_same(buffer.trials(), unlabelled(s, s.rewarded(), 300))
-    assert buffer.dropped["no run-in"] > 0
+    assert 0 < min(buffer.trials().run_in) < max(buffer.trials().run_in) == 300
+    assert not buffer.dropped["no start"]
+
+
+@pytest.mark.parametrize("run_in", [0, 6])
+def test_a_trial_that_began_before_the_stream_is_dropped_and_counted(run_in: int) -> None:
+    buffer = new_buffer(small_session(0), run_in=run_in)
+    buffer.add(TrialEvent(-0.05, START))
+    for k in range(10):
+        buffer.add(item(k))
+    buffer.add(TrialEvent(0.15, END, True))
+    assert len(buffer) == 0
+    assert buffer.dropped == {"no start": 1}
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_every_reason_of_the_trial_buffer_has_its_cell() -> None:
         buffer.add(TrialEvent(start, START))
         buffer.add(TrialEvent(end, END, success))
 
-    trial(0.01, 0.05, True)  # no run-in
+    trial(-0.1, 0.05, True)  # no start
     feed(0, 20)
     trial(0.41, 0.45, False)  # failed
     feed(20, 30)
