@@ -23,6 +23,7 @@ COMMANDS = {
     "recalibrate": ("bci_align.cli.bundles", "recalibrate_command", "Align a bundle to a new day without labels."),
     "replay": ("bci_align.cli.live", "replay_command", "Play a recording through the live system."),
     "run": ("bci_align.cli.live", "run_command", "Decode a live rig."),
+    "benchmark": ("bci_align.cli.benchmark", "benchmark_command", "Compare methods on pairs of days."),
 }
 """Name: (module, function, one line of help). Modules are imported when their command runs: torch takes seconds to import."""
 
