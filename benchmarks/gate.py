@@ -10,26 +10,24 @@ scenario counts as good only if the candidate decodes better than the incumbent,
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bci_align.alignment import erdiff, gate
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.cli.common import table
+from bci_align.comparison.workers import workers
 from bci_align.config import AlignConfig, GateConfig, TrainConfig
 from bci_align.errors import BciAlignError
 from bci_align.evaluation.score import score_outputs
@@ -127,7 +125,7 @@ def run(
             if progress:
                 progress(len(done), len(scenarios))
         return list(done.values())
-    with _pool(jobs, _begin, context) as pool:
+    with workers(jobs, _begin, context) as pool:
         futures = {pool.submit(_one, plan): i for i, plan in enumerate(scenarios)}
         for future in as_completed(futures):
             done[futures[future]] = future.result()
@@ -160,7 +158,6 @@ def _begin(*context: Any) -> None:
     """Keep what all scenarios share, once per process."""
     global _context
     _context = context
-    torch.set_num_threads(1)
 
 
 def _one(plan: Plan) -> Outcome:
@@ -189,27 +186,9 @@ def _one(plan: Plan) -> Outcome:
     return Outcome(plan, scenario.kind, accepted, reason, incumbent, r2, seconds, fault)
 
 
-@contextmanager
-def _pool(jobs: int, begin: Callable[..., None], context: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes of one thread each; on a fault or Ctrl-C what has not begun is dropped."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    kept = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))  # read when a process starts
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin, context)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def train(subjects: Mapping[str, Subject], config: TrainConfig, folder: Path, jobs: int) -> dict[str, Bundle]:
     """One bundle per subject, in ``folder``; those that lie there already are taken if they were trained just so."""
-    with _pool(jobs, torch.set_num_threads, (1,)) as pool:
+    with workers(jobs) as pool:
         futures = {name: pool.submit(_train, s, config, folder / name) for name, s in subjects.items()}
         return {name: load_bundle(f.result()) for name, f in futures.items()}
 

@@ -8,21 +8,19 @@ ones are scored, R2 in per cent. The oracle is refitted on the same calibration 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bci_align.alignment.erdiff import align
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import load_bundle
 from bci_align.cli.common import table
+from bci_align.comparison.workers import workers
 from bci_align.config import AlignConfig, TrainConfig
 from bci_align.evaluation.score import evaluate
 from bci_align.session.types import unlabelled
@@ -44,7 +42,6 @@ NAMES = ("none", "re-normalised", "ours", "oracle")
 
 def one_subject(seed: int, levels: tuple[float, ...]) -> list[tuple[float, ...]]:
     """R2 of none, re-normalised, ours, oracle: one tuple per level."""
-    torch.set_num_threads(1)
     out = []
     with tempfile.TemporaryDirectory() as folder:
         day0, _ = simulate_days(seed, DAYS, Drift.level(0), 0.05, 48)
@@ -70,8 +67,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     args = parser.parse_args()
     subjects, levels = (SUBJECTS[:1], LEVELS[1::4]) if args.quick else (SUBJECTS, LEVELS)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    with workers(args.jobs) as pool:
         found = np.array(list(pool.map(one_subject, subjects, [levels] * len(subjects))))
     mean = found.mean(0)
     gain = mean[:, 3] - mean[:, 0]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.comparison.methods import Fitted, Kind, Method, Ours, Task, methods
 from bci_align.comparison.pairs import Pair
 from bci_align.comparison.statistics import Floats, Truth
+from bci_align.comparison.workers import workers
 from bci_align.errors import BciAlignError
 from bci_align.evaluation.score import check
 from bci_align.models.encoder import ReadIn, SourceModel
@@ -31,8 +29,6 @@ from bci_align.training import train_bundle
 
 DRAWN = 40
 """Trials of each day whose latents are kept for a figure."""
-
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def run(
     todo = [(pair, seed) for seed in range(seeds) for pair in pairs]  # every pair early: a fault of one is told early
     done: dict[tuple[str, int], Seed] = {}
     # One folder for what all workers write: one that is ended half-way cannot clear up after itself.
-    with tempfile.TemporaryDirectory() as work, _pool(min(jobs, len(todo))) as pool:
+    with tempfile.TemporaryDirectory() as work, workers(min(jobs, len(todo))) as pool:
         futures: dict[Future[Seed], tuple[Pair, int]] = {
             pool.submit(one, pair, dict(ours), seed, bundles, tuple(rivals), Path(work)): (pair, seed) for pair, seed in todo
         }
@@ -101,32 +97,6 @@ def run(
             if progress:
                 progress("pairs x seeds", len(done), len(todo))
     return [done[pair.name, seed] for pair in pairs for seed in range(seeds)]
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes of one thread each; on a fault or Ctrl-C they are ended, not waited for."""
-    kept = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))  # read when a process starts: for NumPy's own threads
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        ended = set(multiprocessing.active_children()) - others
-        for process in ended:
-            process.terminate()
-        for process in ended:
-            process.join()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @one_thread()
