@@ -92,6 +92,9 @@ class AlignConfig(Strict):
     )
     order_confidence: float = Field(5.0, ge=0, description="standard deviations by which an order must beat shuffled orders")
     rotation_margin: float = Field(0.1, ge=0, description="share of its cost by which a rotation must beat the next best")
+    registration_margin: float = Field(
+        0.05, ge=0, description="share by which the prior must prefer one of two registrations that contradict each other"
+    )
     transfer: bool = Field(True, description="move read-in rows to what each channel is tuned to today, before refining")
     objective: Literal["score", "denoising", "difference"] = Field(
         "score", description="the prior's term of the refinement: see bci_align/alignment/refine.py"

@@ -42,30 +42,20 @@ class Block:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def burn(self, window: int) -> int:
-        """Bins that every trial whose body fills ``window`` has before its body, at most :data:`BURN`."""
-        return min((min(r, BURN) for n, r in zip(self.lengths, self.run_in, strict=True) if n - r >= window), default=0)
-
     def fill(self, window: int) -> list[int]:
-        """Trials that are long enough for a window and the bins before it."""
-        least = window + self.burn(window)
-        return [i for i, n in enumerate(self.lengths) if n >= least]
+        """Trials whose own bins fill ``window``."""
+        return [i for i, (n, r) in enumerate(zip(self.lengths, self.run_in, strict=True)) if n - r >= window]
 
-    def chunks(self, window: int, rng: np.random.Generator, rows: Sequence[int] | None = None) -> tuple[Tensor, int]:
-        """Cut one stretch of ``burn + window`` bins per trial at a random place: (m, burn + window, C), and ``burn``.
+    def chunks(self, window: int, rng: np.random.Generator, rows: Sequence[int]) -> tuple[Tensor, int]:
+        """Cut one stretch of ``burn + window`` bins out of each of ``rows`` (of :meth:`fill`) at a random place.
 
-        Trials (of ``rows``, by default all) that are too short are left out.
+        Gives (m, burn + window, C) and ``burn``, the bins that every trial of :meth:`fill` has before its own, at most
+        :data:`BURN`.
         """
-        burn = self.burn(window)
-        chosen, starts = [], []
-        for i in range(len(self)) if rows is None else rows:
-            last = self.lengths[i] - window - burn
-            if last >= 0:
-                first = min(max(self.run_in[i] - burn, 0), last)
-                chosen.append(i)
-                starts.append(int(rng.integers(first, last + 1)))
+        burn = min(min(self.run_in[i], BURN) for i in self.fill(window))
+        starts = [int(rng.integers(self.run_in[i] - burn, self.lengths[i] - window - burn + 1)) for i in rows]
         bins = torch.tensor(starts)[:, None] + torch.arange(burn + window)
-        return self.x[torch.tensor(chosen)[:, None], bins], burn
+        return self.x[torch.tensor(rows)[:, None], bins], burn
 
 
 def encode(model: SourceModel, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Every stage sees the bundle and unlabelled trials only. What each is worth is an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bci_align.alignment.block import Block, encode
-from bci_align.alignment.objective import gaussian_kl_to_source
+from bci_align.alignment.objective import Objective
 from bci_align.alignment.refine import refine
 from bci_align.alignment.register import register
 from bci_align.alignment.registration import Registration
@@ -25,7 +26,6 @@ from bci_align.alignment.start import check_size
 from bci_align.alignment.tuning import Source, transferred
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig
-from bci_align.diffusion.process import Diffusion
 from bci_align.models.encoder import ReadIn, SourceModel
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
@@ -34,8 +34,6 @@ SHARES = (0.0, 0.25, 0.5, 1.0)
 """Of a transfer's way, among which the objective chooses."""
 ROUNDS = 2
 """Measurements of today's tuning: the second through the latents that the first transfer gave."""
-MOST_WINDOWS = 64
-"""Trials of which the objective takes a window each: it only has to tell a few shares apart."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def align(
 
     source = bundle.source_trials()
     model, prior = bundle.models()
-    model_of_source, _ = bundle.models()
+    model_of_source = copy.deepcopy(model)
     model_of_source.set_read_in(bundle.source_read_in())
     reference = Block.of(source, bundle.source_read_in())
     window = bundle.manifest.prior.window
@@ -92,7 +90,7 @@ def align(
     for module in (model, model_of_source, prior):
         module.requires_grad_(False)
     block = Block.of(trials, registration.read_in)
-    objective = Objective(model, prior, block, window, config)
+    objective = Objective(model, prior, block, window, config.kl)
     stages: list[dict[str, Any]] = [{"stage": registration.method} | (objective.parts() if block.fill(window) else {})]
     probability = None
     enough = len(block.fill(window)) >= config.refine_from
@@ -118,7 +116,6 @@ def align(
         "config": config.model_dump(mode="json"),
         "seed": seed,
         "trials": len(trials),
-        "steps": config.steps,
         "registration": registration.record | {"matched": _listed(registration.matched)},
         "stages": stages,
         "changed_channels": _changed(trials.channels, probability),
@@ -147,27 +144,6 @@ def _transfer(
     share = SHARES[int(np.argmin(values))]
     model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
     return share, probability
-
-
-class Objective:
-    """Prior's denoising loss + ``kl`` * Gaussian KL with always the same windows and noise: lower is better."""
-
-    def __init__(self, model: SourceModel, prior: Diffusion, block: Block, window: int, config: AlignConfig) -> None:
-        self.model, self.prior, self.block, self.window, self.kl = model, prior, block, window, config.kl
-
-    @torch.no_grad()
-    def parts(self) -> dict[str, float]:
-        """Both terms by name."""
-        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-        half = (0, max(self.prior.steps // 2, 1))
-        chunks, burn = self.block.chunks(self.window, rng, self.block.fill(self.window)[:MOST_WINDOWS])
-        loss = float(self.prior.loss(encode(self.model, chunks)[:, burn:], generator, half))
-        inside = encode(self.model, self.block.x)[self.block.inside]
-        return {"denoising": round(loss, 5), "kl": round(float(gaussian_kl_to_source(inside)), 5)}
-
-    def __call__(self) -> float:
-        parts = self.parts()
-        return parts["denoising"] + self.kl * parts["kl"]
 
 
 def _listed(matched: NDArray[np.intp] | None) -> list[int] | None:

@@ -69,12 +69,13 @@ def evidence(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, encoder:
 
 def _prior_loss(model: SourceModel, prior: Diffusion, block: Block, window: int) -> float:
     """Denoising loss with always the same windows and noise; lower is likelier."""
-    if not any(n >= window + block.burn(window) for n in block.lengths):
+    rows = block.fill(window)
+    if not rows:
         return float("inf")
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     losses = []
     for _ in range(DRAWS):
-        chunks, burn = block.chunks(window, rng)
+        chunks, burn = block.chunks(window, rng, rows)
         losses.append(float(prior.loss(encode(model, chunks)[:, burn:], generator)))
     return float(np.mean(losses))
 

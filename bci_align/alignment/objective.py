@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bci_align.alignment.block import Block, encode
+from bci_align.diffusion.process import Diffusion
+from bci_align.models.encoder import SourceModel
+
+MOST_WINDOWS = 64
+"""Trials of which the objective takes a window each: it only has to tell a few read-ins apart."""
 
 
 def gaussian_kl_to_source(latents: Tensor) -> Tensor:
@@ -152,3 +160,24 @@ def target_spike_head(latents: Tensor, counts: Tensor, ridge: float = 1e-3, iter
     head.weight.copy_(w[:, :-1])
     head.bias.copy_(w[:, -1])
     return head
+
+
+class Objective:
+    """Prior's denoising loss + ``kl`` * Gaussian KL with always the same windows and noise: lower is better."""
+
+    def __init__(self, model: SourceModel, prior: Diffusion, block: Block, window: int, kl: float) -> None:
+        self.model, self.prior, self.block, self.window, self.kl = model, prior, block, window, kl
+
+    @torch.no_grad()
+    def parts(self) -> dict[str, float]:
+        """Both terms by name."""
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        half = (0, max(self.prior.steps // 2, 1))
+        chunks, burn = self.block.chunks(self.window, rng, self.block.fill(self.window)[:MOST_WINDOWS])
+        loss = float(self.prior.loss(encode(self.model, chunks)[:, burn:], generator, half))
+        inside = encode(self.model, self.block.x)[self.block.inside]
+        return {"denoising": round(loss, 5), "kl": round(float(gaussian_kl_to_source(inside)), 5)}
+
+    def __call__(self) -> float:
+        parts = self.parts()
+        return parts["denoising"] + self.kl * parts["kl"]

@@ -41,7 +41,7 @@ def test_chunks_lie_inside_their_trials_and_every_place_is_reached() -> None:
     block, rng = Block.of(numbered(lengths, run_in), plain()), np.random.default_rng(0)
     first: dict[int, set[int]] = {1: set(), 2: set(), 3: set()}
     for _ in range(300):
-        chunks, burn = block.chunks(WINDOW, rng)
+        chunks, burn = block.chunks(WINDOW, rng, block.fill(WINDOW))
         assert burn == BURN
         assert chunks.shape == (3, burn + WINDOW, 2)  # the last trial's body is too short
         for i, chunk in enumerate(chunks):
@@ -57,8 +57,8 @@ def test_chunks_lie_inside_their_trials_and_every_place_is_reached() -> None:
 def test_the_burn_is_what_every_long_trial_has(run_in: tuple[int, int], burn: int) -> None:
     trials = numbered((run_in[0] + WINDOW, run_in[1] + WINDOW, WINDOW - 1), (*run_in, 0))  # the last one is short: it has no say
     block = Block.of(trials, plain())
-    assert block.burn(WINDOW) == burn
-    chunks, found = block.chunks(WINDOW, np.random.default_rng(0))
+    assert block.fill(WINDOW) == [0, 1]
+    chunks, found = block.chunks(WINDOW, np.random.default_rng(0), [0, 1])
     assert found == burn
     assert chunks[:, burn, 1].tolist() == list(run_in)  # each body fills the window exactly: there is no other place
 
@@ -66,7 +66,7 @@ def test_the_burn_is_what_every_long_trial_has(run_in: tuple[int, int], burn: in
 def test_rows_choose_trials() -> None:
     block, rng = Block.of(numbered((20, 20, 20), (2, 2, 2)), plain()), np.random.default_rng(0)
     assert block.chunks(WINDOW, rng, [2, 0])[0][:, 0, 0].tolist() == [3, 1]
-    assert block.burn(40) == 0  # no trial is as long
+    assert block.fill(40) == []
 
 
 def test_encode_takes_what_the_block_has_normalised(small_bundle: Bundle) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bci_align.alignment import registration as reg
 from bci_align.alignment.register import register
 from bci_align.alignment.registration import Registration
 from bci_align.alignment.start import renormalise
@@ -24,8 +25,8 @@ KEPT = np.delete(np.arange(32), LOST)
 def today(small_bundle: Bundle) -> UnlabelledTrials:
     """A later day of the subject behind ``small_bundle``, on which only few units were replaced."""
     drift = Drift(turnover=0.1, gain_sd=0.2, rotation_deg=5, baseline_sd_hz=1, dead=0)
-    day = simulate_days(seed=2, trials=(60, 40), drift=drift, bin_s=0.05, channels=32)[1]
-    return unlabelled(day, day.rewarded()[:25], small_bundle.manifest.run_in)
+    day = simulate_days(seed=2, trials=(60, 60), drift=drift, bin_s=0.05, channels=32)[1]
+    return unlabelled(day, day.rewarded()[:45], small_bundle.manifest.run_in)
 
 
 def units(trials: UnlabelledTrials, which: np.ndarray) -> UnlabelledTrials:
@@ -96,6 +97,29 @@ def test_a_rotation_with_margin_enough_is_taken(small_bundle: Bundle, today: Unl
     found = run(small_bundle, permuted, rotation_margin=0.0)
     assert found.matched is None
     assert found.read_in.weight.shape == small_bundle.read_in.weight.shape
+
+
+def test_a_rotation_takes_more_than_a_handful_of_trials(small_bundle: Bundle, today: UnlabelledTrials) -> None:
+    """With few trials a wrong rotation can win by a clear margin."""
+    few = replace(today, counts=today.counts[:39], run_in=today.run_in[:39])
+    permuted = units(few, np.random.default_rng(0).permutation(32))
+    with pytest.raises(AlignmentError, match="a rotation takes 40 trials on both days, found 39"):
+        run(small_bundle, permuted, rotation_margin=0.0)
+
+
+def test_registrations_that_contradict_each_other_need_the_priors_word(
+    small_bundle: Bundle, today: UnlabelledTrials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation by half a turn beside a good order: the prior says which, or nothing is aligned."""
+    right = run(small_bundle, units(today, KEPT), registration="order")
+    turned = replace(right.read_in, weight=-right.read_in.weight)
+    wrong = Registration(turned, "rotation", None, {"method": "rotation", "confidence": 1.0})
+    monkeypatch.setattr(reg, "rotation", lambda *_, **__: wrong)
+    found = run(small_bundle, units(today, KEPT), registration_margin=0.0)
+    assert found.method == min(found.record["scores"], key=found.record["scores"].__getitem__)
+    assert set(found.record["scores"]) == {"order-preserving", "rotation"} and found.record["margin"] > 0
+    with pytest.raises(AlignmentError, match="contradict each other, and the prior prefers the first by"):
+        run(small_bundle, units(today, KEPT), registration_margin=found.record["margin"] + 0.01)
 
 
 def test_the_thresholds_of_the_configuration_decide(small_bundle: Bundle, today: UnlabelledTrials) -> None:

@@ -1,14 +1,13 @@
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from bci_align.alignment.registration import by_features, identity, order_preserving
+from bci_align.alignment.registration import identity, order_preserving
 from bci_align.alignment.registration.matching import read_in_of
 from bci_align.alignment.registration.types import Index, Registration
-from bci_align.alignment.registration.units import GAP, in_order, margins, one_to_one
+from bci_align.alignment.registration.units import GAP, in_order
 from bci_align.alignment.start import renormalise
 from bci_align.errors import AlignmentError, MismatchError
 from bci_align.models.encoder import ReadIn
@@ -96,35 +95,16 @@ def test_where_the_order_means_nothing_the_confidence_says_so(drifted: Turnover)
     assert order_preserving(source, channels_of(target, order), reader(source)).record["confidence"] < 3
 
 
-@pytest.mark.parametrize("method", [order_preserving, by_features])
-def test_the_order_of_trials_changes_nothing(drifted: Turnover, method: Callable[..., Registration]) -> None:
+def test_the_order_of_trials_changes_nothing(drifted: Turnover) -> None:
     source, target, _ = drifted
     rng = np.random.default_rng(4)
     a, b = in_trial_order(source, rng.permutation(len(source))), in_trial_order(target, rng.permutation(len(target)))
     r = reader(source)
-    once, again = method(source, target, r), method(a, b, r)
+    once, again = order_preserving(source, target, r), order_preserving(a, b, r)
     np.testing.assert_array_equal(once.matched, again.matched)
     np.testing.assert_allclose(once.read_in.weight, again.read_in.weight)
     np.testing.assert_allclose(once.read_in.gain, again.read_in.gain, rtol=1e-5)
     assert once.record["confidence"] == pytest.approx(again.record["confidence"])
-
-
-def test_by_features_finds_units_whose_order_is_lost() -> None:
-    source, target, truth = turnover(11, Drift.level(0))
-    order = np.random.default_rng(0).permutation(len(target.channels))
-    matched = by_features(source, channels_of(target, order), reader(source)).matched
-    assert matched is not None
-    # Chance is one in a hundred; single-unit days without drift reach 0.76 to 0.90.
-    assert np.mean(matched[truth[order] >= 0] == truth[order][truth[order] >= 0]) > 0.6
-
-
-def test_by_features_follows_the_target_channels(drifted: Turnover) -> None:
-    source, target, _ = drifted
-    order = np.random.default_rng(5).permutation(len(target.channels))
-    r = reader(source)
-    straight, permuted = by_features(source, target, r), by_features(source, channels_of(target, order), r)
-    assert straight.matched is not None
-    np.testing.assert_array_equal(straight.matched[order], permuted.matched)
 
 
 def test_identity_is_re_normalisation_and_wants_the_same_labels(drifted: Turnover) -> None:
@@ -153,20 +133,13 @@ def test_in_order_is_the_best_of_all_matchings_in_order() -> None:
         assert (scores[matched[j], j] - GAP).sum() == pytest.approx(most)
 
 
-def test_one_to_one_leaves_out_what_does_not_beat_the_gap_and_margins_count_rivals() -> None:
-    scores = np.array([[9.0, 1.0, 0.0], [8.0, 7.0, 0.0], [0.0, 0.0, -5.0]])
-    matched = one_to_one(scores)
-    np.testing.assert_array_equal(matched, [0, 1, -1])
-    np.testing.assert_array_equal(margins(scores, matched), [1.0, -1.0, -np.inf])
-
-
 def test_days_that_cannot_be_compared_are_refused(drifted: Turnover) -> None:
     source, target, _ = drifted
     r = reader(source)
     with pytest.raises(MismatchError, match=r"bins of 0.05 s as on the source day, found 0.02 s"):
         order_preserving(source, replace(target, bin_s=0.02), r)
     with pytest.raises(MismatchError, match="expected 95 channels as in the read-in, found 96"):
-        by_features(source, target, ReadIn(r.mean[1:], r.gain[1:], r.weight[1:], r.bias))
+        order_preserving(source, target, ReadIn(r.mean[1:], r.gain[1:], r.weight[1:], r.bias))
     with pytest.raises(AlignmentError, match=r"calibration trials: expected at least 2 .* found 1"):
         order_preserving(source, in_trial_order(target, np.array([0])), r)
 
@@ -174,5 +147,4 @@ def test_days_that_cannot_be_compared_are_refused(drifted: Turnover) -> None:
 def test_a_silent_day_matches_without_a_number_that_is_not_finite(drifted: Turnover) -> None:
     source, target, _ = drifted
     silent = replace(target, counts=tuple(np.zeros_like(t) for t in target.counts))
-    for method in (order_preserving, by_features):
-        assert method(source, silent, reader(source)).read_in.finite()
+    assert order_preserving(source, silent, reader(source)).read_in.finite()

@@ -38,7 +38,9 @@ def test_bad_breaks_are_refused(make_session: Make, breaks: tuple[int, ...], sen
 
 
 def test_a_trial_may_begin_and_end_at_a_break(make_session: Make) -> None:
-    validate(make_session(breaks=(10, 36, 40, 66)))
+    session = make_session(breaks=(10, 36, 40, 66))
+    assert validate(session) is session
+    assert [session.stretch_start(b) for b in (10, 35, 40, 65)] == [10, 10, 40, 40]
 
 
 def test_the_run_in_stays_in_its_stretch(make_session: Make) -> None:

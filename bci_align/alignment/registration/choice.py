@@ -1,4 +1,4 @@
-"""Which registration to start from: every one that applies, judged by a score that needs no labels."""
+"""Which of several registrations to start from, judged by a score that needs no labels."""
 
 from __future__ import annotations
 
@@ -7,23 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bci_align.alignment.registration import features
-from bci_align.alignment.registration.rotation import RESTARTS, TRIAL_COMPONENTS, denoised, rotations
 from bci_align.alignment.registration.types import Float, Registration
-from bci_align.alignment.registration.units import by_features, identity, order_preserving
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
-from bci_align.session.types import UnlabelledTrials
-
-LEAST_MARGIN = 0.05
-"""Relative margin to the runner-up below which a choice is not sure. A caller with a calibrated score passes its own."""
 
 SAME_OUTPUT = 0.8
 """Two registrations count as one where their outputs correlate this well: they agree, and are no rivals."""
-
-LEAST_TRIALS, LEAST_CHANNELS = 40, 10
-"""Below these a rotation is not offered: those of two halves of a real day agreed poorly with 48 trials each (0.5), and with 24
-not at all."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +29,17 @@ class Choice:
     sure: bool
 
 
-def candidates(
-    source: UnlabelledTrials, trials: UnlabelledTrials, read_in: ReadIn, seed: int = 0, restarts: int = RESTARTS
-) -> list[Registration]:
-    """Every registration that applies: identity only where the labels agree; the two best rotations that differ, given enough."""
-    found = [identity(source, trials, read_in)] if source.channels == trials.channels else []
-    found += [order_preserving(source, trials, read_in, seed=seed), by_features(source, trials, read_in)]
-    enough = min(len(source), len(trials)) >= LEAST_TRIALS and min(len(source.channels), len(trials.channels)) >= LEAST_CHANNELS
-    return found + (rotations(source, trials, read_in, restarts, seed) if enough else [])
-
-
 def choose(
     candidates: Sequence[Registration],
     score: Callable[[Registration], float],
     outputs: Callable[[Registration], Float],
-    least_margin: float = LEAST_MARGIN,
+    least_margin: float,
 ) -> Choice:
     """Take the candidate with the lowest label-free ``score`` and say how clearly it won.
 
     A candidate whose score is not finite cannot win. A lone candidate has no margin, and so no rival that casts doubt on it:
-    it is sure as far as choosing goes. ``outputs`` (n, K) tell which candidates come to the same thing: best what the frozen
-    decoder makes of today's trials through the read-in; :func:`activity` where there is none.
+    it is sure as far as choosing goes. ``outputs`` (n, K) tell which candidates come to the same thing: what the frozen decoder
+    makes of today's trials through the read-in.
     """
     if not candidates:
         raise AlignmentError("registration: expected at least one candidate, found none")
@@ -80,13 +58,6 @@ def choose(
         candidates[rivals[0]].method if rivals else None,
         margin is None or margin >= least_margin,
     )
-
-
-def activity(read_in: ReadIn, trials: UnlabelledTrials) -> Float:
-    """Read-in activity (n * P, H) of ``trials`` without what looks like noise: their first components over whole trials."""
-    x = features.phased(trials, features.common_phases(trials, trials))
-    a = denoised(np.asarray(read_in.apply(x.astype(np.float32)), np.float64), TRIAL_COMPONENTS)
-    return a.reshape(-1, a.shape[2])
 
 
 def likeness_of(a: Float, b: Float) -> float:

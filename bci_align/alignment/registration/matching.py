@@ -24,9 +24,6 @@ ROUNDS = 15
 Solve = Callable[[Float], Index]
 """Gives ``matched`` (C_t,), -1 for none, for scores (C_s, C_t)."""
 
-Trust = Callable[[Float, Index, int], Index]
-"""Gives the target channels whose pair is trusted as company, from the scores, the matching and the round."""
-
 
 @dataclass(frozen=True)
 class Matching:
@@ -69,16 +66,16 @@ class Evidence:
         return other
 
 
-def match(evidence: Evidence, solve: Solve, trust: Trust, settle: int = 0) -> Matching:
-    """Match in rounds until a matching comes back that was seen before, at the earliest after ``settle`` rounds."""
+def match(evidence: Evidence, solve: Solve) -> Matching:
+    """Match in rounds, all matched channels being company for the next, until a matching comes back that was seen before."""
     scores = evidence.first()
     seen: list[Index] = []
     for at in range(ROUNDS):
         matched = solve(scores)
-        if any(np.array_equal(matched, m) for m in seen[settle:]):
+        if any(np.array_equal(matched, m) for m in seen):
             break
         seen.append(matched)
-        j = trust(scores, matched, at)
+        j = np.flatnonzero(matched >= 0)
         if len(j) < 2 or at == ROUNDS - 1:
             break
         scores = evidence.given(matched[j], j)
