@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from bci_align.alignment import register
 from bci_align.alignment.block import Block
 from bci_align.alignment.erdiff import align
 from bci_align.alignment.objective import gaussian_kl_to_source
@@ -132,9 +133,10 @@ def test_the_order_of_trials_does_not_matter(
 
 
 def test_the_order_of_channels_does_not_matter_to_a_registration_without_order(
-    small_bundle: Bundle, small_days: Days, calibration: UnlabelledTrials
+    small_bundle: Bundle, small_days: Days, calibration: UnlabelledTrials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Channels, labels and all, in another order: the same read-in in that order, within the noise of seeds."""
+    monkeypatch.setattr(register, "ROTATION_TRIALS", len(calibration))  # the small day has fewer than a rotation takes
     config = QUICK.model_copy(update={"registration": "rotation", "rotation_margin": 0.0})
     order = np.random.default_rng(5).permutation(32)
     other = replace(
