@@ -102,6 +102,8 @@ class AlignConfig(Strict):
     weight: Literal["uniform", "likelihood"] = Field("uniform", description="w(t) of the objective 'denoising'")
     prior: float = Field(1.0, ge=0, description="weight of the prior's term; 0 leaves the Gaussian KL alone")
     kl: float = Field(0.1, ge=0, description="weight of the Gaussian KL to the source latents")
+    sinkhorn: float = Field(0.0, ge=0, description="weight of the Sinkhorn divergence to the source latents")
+    reconstruction: float = Field(0.0, ge=0, description="weight of today's spikes' Poisson loss, nats per bin and channel")
     pull: float = Field(1000.0, ge=0, description="weight of the squared way moved, divided by the cube of the number of trials")
     moves: Literal["read-in", "affine", "whole"] = Field(
         "read-in", description="what refinement may move; a live swap takes the read-in alone"

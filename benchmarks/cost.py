@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bci_align.alignment.block import Block
+from bci_align.alignment.block import Block, encode
 from bci_align.alignment.erdiff import align
 from bci_align.alignment.refine import refine
 from bci_align.bundle.store import Bundle
@@ -84,9 +84,11 @@ def main() -> int:
         prior.requires_grad_(False)
         big = published(bundle.manifest.latents)
         window = bundle.manifest.prior.window
+        source = Block.of(bundle.source_trials(), bundle.source_read_in())
+        latents = encode(model, source.x)[source.inside]
 
         def steps(p: Diffusion, config: AlignConfig) -> Callable[[], object]:
-            return lambda: refine(model, p, block, window, config, 0)
+            return lambda: refine(model, p, block, window, config, 0, latents)
 
         ours = AlignConfig(steps=STEPS)
         theirs = AlignConfig(steps=2 if args.quick else STEPS, objective="denoising")

@@ -101,7 +101,9 @@ def align(
             stages.append({"stage": "tuning transfer", "share": share} | objective.parts())
             tick()
     if enough and config.steps:
-        refine(model, prior, block, window, config, seed, tick)
+        with torch.no_grad():
+            of_source = encode(model_of_source, reference.x)[reference.inside]
+        refine(model, prior, block, window, config, seed, of_source, tick)
         stages.append({"stage": f"refinement, {config.steps} steps"} | objective.parts())
     if enough and config.label_rounds:
         with torch.no_grad():

@@ -4,6 +4,8 @@ One step takes a window from each of a batch of trials and descends
 
     prior's term + kl * KL(target latents || source latents) + pull / n^3 * |w - w_0|^2,        n the number of trials
 
+and, where asked for, ``sinkhorn`` times the Sinkhorn divergence to the source's latents (ERDiff's other regulariser) and
+``reconstruction`` times what today's spikes cost under a Poisson head that is fitted to them beforehand and trained along,
 where the prior's term is one of three (``AlignConfig.objective``):
 
 ``denoising``
@@ -28,7 +30,7 @@ import torch
 from torch import Tensor
 
 from bci_align.alignment.block import Block, encode
-from bci_align.alignment.objective import gaussian_kl_to_source
+from bci_align.alignment.objective import gaussian_kl_to_source, reconstruction, sinkhorn, target_spike_head
 from bci_align.config import AlignConfig
 from bci_align.diffusion.process import Diffusion
 from bci_align.errors import AlignmentError
@@ -41,6 +43,8 @@ TRACKER = {"width": 16, "blocks": 1}
 """The denoiser that tracks today's latents: small, for it is trained anew every time."""
 WARM = 100
 """Steps in which the tracker learns the latents as they are, before they move."""
+CLOUD = 512
+"""Most bins of each side that the Sinkhorn divergence compares in one step: its cost grows with their square."""
 
 PriorTerm = Callable[[Tensor], Tensor]
 """From windows of latents (m, window, d) to a scalar whose gradient is the prior's term's."""
@@ -60,27 +64,35 @@ def refine(
     window: int,
     config: AlignConfig,
     seed: int,
+    source: Tensor,
     progress: Callable[[], None] | None = None,
 ) -> None:
     """Take ``config.steps`` steps on ``block``, in place. ``progress()`` is called after each.
 
-    Raises :class:`AlignmentError` if the loss ceases to be finite.
+    ``source`` (n, d): the source day's latents, of which the Sinkhorn divergence takes a sample. Raises
+    :class:`AlignmentError` if the loss ceases to be finite.
     """
     parameters = moved(model, config.moves)
     start = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.Adam(parameters, config.learning_rate)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    spikes = Spikes(model, block) if config.reconstruction else None
+    trained = parameters + (list(spikes.head.parameters()) if spikes else [])
+    optimiser = torch.optim.Adam(trained, config.learning_rate)
     term = _term(config, prior, generator)
     if isinstance(term, Difference):
         for _ in range(WARM):
             with torch.no_grad():
-                z = _windows(model, block, window, config.batch, rng)
+                z, _ = _windows(model, block, window, config.batch, rng)
             term.track(z)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(config.steps, 1))
     for step in range(config.steps):
-        z = _windows(model, block, window, config.batch, rng)
+        z, x = _windows(model, block, window, config.batch, rng)
         pull = sum((p - q).square().sum() for p, q in zip(parameters, start, strict=True))
         loss = term(z) + config.kl * gaussian_kl_to_source(z.flatten(0, 1)) + config.pull / len(block) ** 3 * pull
+        if config.sinkhorn:
+            loss = loss + config.sinkhorn * sinkhorn(_some(z.flatten(0, 1), rng), _some(source, rng))
+        if spikes:
+            loss = loss + config.reconstruction * spikes(z, x)
         if not torch.isfinite(loss):
             raise AlignmentError(f"the alignment loss became {float(loss.detach())} in step {step + 1}; no candidate is offered")
         optimiser.zero_grad()
@@ -93,10 +105,33 @@ def refine(
         p.requires_grad_(False)
 
 
-def _windows(model: SourceModel, block: Block, window: int, batch: int, rng: np.random.Generator) -> Tensor:
+def _windows(model: SourceModel, block: Block, window: int, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Latents (m, window, d) and normalised counts (m, window, C) of a batch of windows."""
     long = block.fill(window)
     chunks, burn = block.chunks(window, rng, rng.choice(long, min(batch, len(long)), replace=False).tolist())
-    return encode(model, chunks)[:, burn:]
+    return encode(model, chunks)[:, burn:], chunks[:, burn:]
+
+
+def _some(latents: Tensor, rng: np.random.Generator) -> Tensor:
+    return latents[torch.from_numpy(rng.permutation(len(latents))[:CLOUD])]
+
+
+class Spikes:
+    """The latent model's reconstruction term on today's spikes: ``head`` starts as their Poisson regression on the latents."""
+
+    def __init__(self, model: SourceModel, block: Block) -> None:
+        self.heard = model.gain > 0
+        self.mean, self.gain = model.mean[self.heard].clone(), model.gain[self.heard].clone()
+        with torch.no_grad():
+            latents = encode(model, block.x)[block.inside]
+        self.head = target_spike_head(latents, self._counts(block.x[block.inside]))
+
+    def __call__(self, z: Tensor, x: Tensor) -> Tensor:
+        """Nats per bin and channel of windows of latents (m, window, d) and normalised counts (m, window, C)."""
+        return reconstruction(self.head, z, self._counts(x), [z.shape[1]] * len(z))
+
+    def _counts(self, x: Tensor) -> Tensor:
+        return x[..., self.heard] / self.gain + self.mean
 
 
 def _term(config: AlignConfig, prior: Diffusion, generator: torch.Generator) -> PriorTerm:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bci_align.alignment import refine as refine_room
 from bci_align.alignment.block import Block, encode
-from bci_align.alignment.objective import Objective
-from bci_align.alignment.refine import Difference, moved, refine, score_term
+from bci_align.alignment.objective import Objective, sinkhorn
+from bci_align.alignment.refine import Difference, Spikes, moved, refine, score_term
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig
@@ -43,8 +43,15 @@ def refined(
     bundle: Bundle, block: Block, config: AlignConfig, seed: int = 0, progress: Callable[[], None] | None = None
 ) -> SourceModel:
     model, prior = models(bundle)
-    refine(model, prior, block, bundle.manifest.prior.window, config, seed, progress)
+    refine(model, prior, block, bundle.manifest.prior.window, config, seed, of_source(bundle), progress)
     return model
+
+
+def of_source(bundle: Bundle) -> Tensor:
+    """The source day's latents (n, d)."""
+    block = Block.of(bundle.source_trials(), bundle.source_read_in())
+    with torch.no_grad():
+        return encode(models(bundle)[0], block.x)[block.inside]
 
 
 def way(bundle: Bundle, model: SourceModel) -> float:
@@ -91,6 +98,37 @@ def test_the_gaussian_kl_alone_lowers_the_kl(small_bundle: Bundle, block: Block)
         for m in (models(small_bundle)[0], refined(small_bundle, block, config))
     )
     assert after < 0.9 * before
+
+
+def test_the_sinkhorn_term_alone_brings_the_latents_nearer_to_the_sources(small_bundle: Bundle, block: Block) -> None:
+    cloud = of_source(small_bundle)[::7]
+
+    def distance(model: SourceModel) -> float:
+        with torch.no_grad():
+            return float(sinkhorn(encode(model, block.x)[block.inside][::3], cloud))
+
+    config = AlignConfig(prior=0.0, kl=0.0, sinkhorn=0.3, pull=0.0, steps=30)
+    assert distance(refined(small_bundle, block, config)) < 0.9 * distance(models(small_bundle)[0])
+
+
+def test_the_reconstruction_term_makes_the_latents_tell_more_of_todays_spikes(small_bundle: Bundle, block: Block) -> None:
+    def loss(model: SourceModel) -> float:
+        term = Spikes(model, block)  # its head is the best for these latents
+        with torch.no_grad():
+            return float(term(encode(model, block.x)[block.inside][None], block.x[block.inside][None]))
+
+    config = AlignConfig(prior=0.0, kl=0.0, reconstruction=1.0, pull=0.0, steps=60)
+    assert loss(refined(small_bundle, block, config)) < loss(models(small_bundle)[0]) - 1e-4
+
+
+def test_the_reconstruction_term_leaves_channels_out_that_are_not_heard(small_bundle: Bundle, trials: UnlabelledTrials) -> None:
+    read_in = renormalise(small_bundle.read_in, trials)
+    gain = read_in.gain.copy()
+    gain[:3] = 0
+    model, _ = models(small_bundle)
+    model.set_read_in(replace(read_in, gain=gain))
+    term = Spikes(model, Block.of(trials, replace(read_in, gain=gain)))
+    assert term.head.out_features == int((gain > 0).sum()) < len(gain)
 
 
 def test_the_score_terms_gradient_is_the_error_of_the_noise(small_bundle: Bundle) -> None:
@@ -144,10 +182,12 @@ def test_the_tracker_learns_todays_latents(small_bundle: Bundle) -> None:
 
 def test_the_tracker_leaves_the_global_generator_alone(small_bundle: Bundle, block: Block) -> None:
     model, prior = models(small_bundle)
+    source = of_source(small_bundle)
     torch.manual_seed(7)
     wanted = torch.rand(3)
     torch.manual_seed(7)
-    refine(model, prior, block, small_bundle.manifest.prior.window, AlignConfig(objective="difference", steps=1), 0)
+    config = AlignConfig(objective="difference", steps=1)
+    refine(model, prior, block, small_bundle.manifest.prior.window, config, 0, source)
     assert torch.equal(torch.rand(3), wanted)
 
 
