@@ -74,6 +74,9 @@ class TrainConfig(Strict):
     augment_offset: float = Field(
         0.2, ge=0, description="standard deviation of the offset per channel and window, in channel SDs"
     )
+    augment_turnover: float = Field(
+        0.0, ge=0, lt=1, description="largest share of channels that carry another one's counts per window"
+    )
     prior_epochs: int = Field(60, ge=1, description="passes over the training trials for the diffusion prior")
     prior_width: int = Field(32, ge=4, le=512, multiple_of=4, description="width of the prior's tokens (multiple of 4)")
     prior_blocks: int = Field(2, ge=1, le=32, description="STBlocks of the prior")

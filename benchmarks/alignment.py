@@ -2,7 +2,8 @@
 
 Protocol: rewarded source trials split 80/20 by seed; of the target day the first trials calibrate without labels (isometric 120,
 centre-out 96), the later ones are scored once. R2 in per cent, variance-weighted. ``--ablations`` runs the variants of our own
-aligner instead of the rivals; ``--bundles DIR`` keeps the trained bundles, so that the second run need not train again.
+aligner instead of the rivals, ``--training`` trains the source day in other ways; ``--bundles DIR`` keeps the trained bundles, so
+that the second run need not train again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from bci_align.comparison.run import run
 from bci_align.comparison.summary import Summary, summarise
 from bci_align.report.page import png
 from benchmarks.common import ROOT, Row, data, finish, machine, say
-from benchmarks.variants import DESTROYED, GATE_REFUSES, REGISTRATION, VARIANTS, destroyed, variant
+from benchmarks.variants import DESTROYED, GATE_REFUSES, REGISTRATION, TRAINING, VARIANTS, destroyed, trained_otherwise, variant
 
 GOALS = {
     ("isometric", 120): (96.6, None),
@@ -90,6 +91,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed: shows that it runs, proves less")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
     parser.add_argument("--ablations", action="store_true", help="variants of our aligner instead of the rivals")
+    parser.add_argument("--training", action="store_true", help="ours after other trainings of the source day, nothing else")
     parser.add_argument("--only", help="one pair instead of all")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="rivals to run, comma-separated (default: all)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
@@ -100,9 +102,12 @@ def main() -> int:
     pairs = [p for p in pairs if args.only in (None, p.name)]
     if args.ablations:
         pairs = [replace(p, unlabelled_counts=p.unlabelled_counts[-1:]) for p in pairs]
+    if args.training:
+        pairs = [trained_otherwise(p, name) for p in pairs for name in TRAINING]
     every: dict[str, Ours] = {name: partial(variant, name) for name in VARIANTS}
-    methods = every if args.ablations else ours() | {REGISTRATION: every[REGISTRATION], DESTROYED: destroyed}
-    rivals = ("renormalise",) if args.ablations else tuple(args.rivals.split(","))
+    methods, rivals = ours() | {REGISTRATION: every[REGISTRATION], DESTROYED: destroyed}, tuple(args.rivals.split(","))
+    if args.ablations or args.training:
+        methods, rivals = every if args.ablations else ours(), ("none", "renormalise")
     seeds = 1 if args.quick else 5
     done = run(pairs, methods, seeds, args.jobs, lambda stage, i, n: say(f"{stage}: {i} of {n}"), args.bundles, rivals)
     summaries = [summarise(pair, done) for pair in pairs]
@@ -117,7 +122,7 @@ def main() -> int:
             latents = next((d.latents for d in done if d.pair == s.pair and d.latents), {})
             for name, figure in figures(s, latents).items():
                 (args.figures / f"{name}.png").write_bytes(png(figure))
-    rows = [] if args.ablations else acceptance(summaries)
+    rows = [] if args.ablations or args.training else acceptance(summaries)
     result = {"machine": machine(), "quick": args.quick, "pairs": [json.loads(json.dumps(plain(asdict(s)))) for s in summaries]}
     return finish(result, rows, args.json)
 

@@ -15,7 +15,8 @@ from bci_align.alignment import erdiff
 from bci_align.alignment.block import Block, encode
 from bci_align.alignment.gate import judge
 from bci_align.bundle.store import Bundle, new_prior, save_source
-from bci_align.config import AlignConfig, GateConfig
+from bci_align.comparison.pairs import Pair
+from bci_align.config import AlignConfig, GateConfig, TrainConfig
 from bci_align.diffusion.fit import fit
 from bci_align.diffusion.windows import cut
 from bci_align.errors import AlignmentError
@@ -47,6 +48,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "moving the whole encoder": {"moves": "whole"},
 }
 """Settings of each variant; what is not named is the default. ``layers``: of a prior trained anew on the same source latents."""
+
+TRAINING: dict[str, dict[str, float]] = {
+    "without_augmentation": {"augment_dropout": 0.0, "augment_gain": 0.0, "augment_offset": 0.0},
+    "with_turnover": {"augment_turnover": 0.2},
+}
+"""Settings of the source day's training that differ from a pair's own."""
+
+
+def trained_otherwise(pair: Pair, name: str) -> Pair:
+    """The same pair, all its unlabelled trials, after one of :data:`TRAINING`."""
+    train = TrainConfig.model_validate(pair.train.model_dump() | TRAINING[name])
+    return replace(pair, name=f"{pair.name}-{name}", unlabelled_counts=pair.unlabelled_counts[-1:], train=train)
 
 
 def variant(name: str, bundle: Bundle, trials: UnlabelledTrials, seed: int) -> erdiff.Candidate:

@@ -7,8 +7,9 @@ import pytest
 
 from bci_align.alignment.erdiff import Candidate
 from bci_align.bundle.store import Bundle
+from bci_align.comparison.pairs import Pair
 from bci_align.comparison.summary import Row, Summary
-from bci_align.config import AlignConfig
+from bci_align.config import AlignConfig, TrainConfig
 from bci_align.errors import AlignmentError
 from bci_align.models.encoder import ReadIn
 from bci_align.session.types import UnlabelledTrials
@@ -34,6 +35,15 @@ def known_by_its_counts(_: object, trials: UnlabelledTrials, *rest: object) -> C
 def test_every_variant_is_a_setting_that_exists(name: str) -> None:
     settings = {k: v for k, v in variants.VARIANTS[name].items() if k != "layers"}
     assert (AlignConfig.model_validate(settings) == AlignConfig()) == (name == "ours" or "layers" in variants.VARIANTS[name])
+
+
+@pytest.mark.parametrize("name", variants.TRAINING)
+def test_another_training_differs_from_the_pairs_own_in_what_it_says_alone(name: str) -> None:
+    own = TrainConfig(epochs=7)
+    pair: Pair = Pair("p", None, None, 20, (5, 20), own)  # type: ignore[arg-type]
+    other = variants.trained_otherwise(pair, name)
+    assert other.train != own and other.train == own.model_copy(update=variants.TRAINING[name])
+    assert (other.name, other.unlabelled_counts) == (f"p-{name}", (20,))
 
 
 def test_a_day_in_no_known_order_comes_back_in_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,11 +37,16 @@ class TrainingData:
 
 
 def augment(activity: Tensor, config: TrainConfig) -> Tensor:
-    """Make normalised counts (B, T, C) survive another day: gain, offset and dropout per channel and window.
+    """Make normalised counts (B, T, C) survive another day: gain, offset, dropout and turnover per channel and window.
 
-    This is what lets a frozen core decode after re-normalisation; the sizes are those of a few weeks' drift.
+    This is what lets a frozen core decode after re-normalisation; the sizes are those of a few weeks' drift. Turnover: a channel
+    carries another channel's counts, as an electrode does that has lost its unit to a neighbour.
     """
     b, _, c = activity.shape
+    if config.augment_turnover:
+        lost = torch.rand(b, 1, c) < config.augment_turnover * torch.rand(b, 1, 1)
+        other = torch.rand(b, c).argsort(1)[:, None].expand_as(activity)
+        activity = torch.where(lost, activity.gather(2, other), activity)
     activity = activity * torch.exp(config.augment_gain * torch.randn(b, 1, c)) + config.augment_offset * torch.randn(b, 1, c)
     return activity * (torch.rand(b, 1, c) > config.augment_dropout * torch.rand(b, 1, 1))
 

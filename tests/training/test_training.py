@@ -160,6 +160,18 @@ def test_the_first_bins_of_a_stretch_are_trained_on() -> None:
     assert np.square(decoded - kinematics).mean() < 0.5 * np.square(kinematics).mean()
 
 
+def test_turnover_gives_some_channels_another_ones_counts_of_the_same_window() -> None:
+    still = TINY.model_copy(update={"augment_dropout": 0.0, "augment_offset": 0.0, "augment_gain": 0.0})
+    x = torch.randn(50, 7, 40)
+    torch.testing.assert_close(source.augment(x, still), x, rtol=0, atol=0)
+    found = source.augment(x, still.model_copy(update={"augment_turnover": 0.5}))
+    lost = (found != x).any(1)  # (windows, channels)
+    assert 0.15 < lost.float().mean() < 0.35  # half of 0.5 on average
+    for window, channel in lost.nonzero()[:20].tolist():
+        donors = (x[window] == found[window, :, channel, None]).all(0)
+        assert donors.sum() == 1 and not donors[channel]
+
+
 def test_every_bin_weighs_once_whatever_the_length_of_its_stretch() -> None:
     """The loss of an epoch that learns nothing is the mean over all bins: no bin of a short stretch is counted again."""
     rng = np.random.default_rng(0)
