@@ -30,8 +30,8 @@ def register(bundle: Bundle, source: UnlabelledTrials, trials: UnlabelledTrials,
 
     ``identity``: the labels must be the bundle's. ``order``: units in the same order, lost and gained between. ``rotation``:
     neither. ``auto``: identity where the labels agree; else order and rotation, each taken as a candidate only if its own
-    evidence is clear. Where both are and decode today's trials alike they confirm each other; where they contradict each other
-    the prior must tell them apart by ``config.registration_margin``. The one that the prior finds likelier is taken.
+    evidence is clear. Where both are and decode today's trials alike they confirm each other, and their mean is taken; where
+    they contradict each other the prior must tell them apart by ``config.registration_margin``.
 
     Raises :class:`AlignmentError` where nothing can be told, :class:`MismatchError` where identity is asked for and labels
     differ.
@@ -50,6 +50,8 @@ def register(bundle: Bundle, source: UnlabelledTrials, trials: UnlabelledTrials,
             f"{UNTOLD}: {choice.best.method} and {choice.runner_up} contradict each other, and the prior prefers the first by "
             f"{choice.margin:.3f}, expected {config.registration_margin:g}"
         )
+    if len(found) > 1 and choice.margin is None:
+        return reg.combined(*found)
     told = {"scores": {name: round(score, 4) for name, score in choice.scores.items()}, "margin": choice.margin}
     return replace(choice.best, record=choice.best.record | told)
 

@@ -122,6 +122,30 @@ def test_registrations_that_contradict_each_other_need_the_priors_word(
         run(small_bundle, units(today, KEPT), registration_margin=found.record["margin"] + 0.01)
 
 
+def test_registrations_that_confirm_each_other_are_averaged(
+    small_bundle: Bundle, today: UnlabelledTrials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel that only the rotation knows gets half of the rotation's row; what both know gets the mean."""
+    right = run(small_bundle, units(today, KEPT), registration="order")
+    r, fewer = right.read_in, right.read_in.gain.copy()
+    lost = int(np.flatnonzero(fewer > 0)[0])
+    fewer[lost] = 0
+    rotated = replace(r, weight=1.1 * r.weight, bias=r.bias + 0.01)
+    monkeypatch.setattr(reg, "rotation", lambda *_, **__: Registration(rotated, "rotation", None, {"confidence": 1.0}))
+    monkeypatch.setattr(
+        reg, "order_preserving", lambda *_, **__: replace(right, read_in=replace(r, gain=fewer, mean=r.mean * (fewer > 0)))
+    )
+    found = run(small_bundle, units(today, KEPT))
+    assert found.method == "order-preserving and rotation"
+    np.testing.assert_array_equal(found.matched, right.matched)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.read_in.gain, r.gain)
+    np.testing.assert_array_equal(found.read_in.mean, r.mean)
+    np.testing.assert_allclose(found.read_in.bias, r.bias + 0.005, atol=1e-6)
+    wanted = 1.05 * r.weight * (r.gain > 0)[:, None]
+    wanted[lost] = 0.55 * r.weight[lost]
+    np.testing.assert_allclose(found.read_in.weight, wanted, atol=1e-6)
+
+
 def test_the_thresholds_of_the_configuration_decide(small_bundle: Bundle, today: UnlabelledTrials) -> None:
     with pytest.raises(AlignmentError, match="expected 1000"):
         run(small_bundle, units(today, KEPT), registration="order", order_confidence=1000)

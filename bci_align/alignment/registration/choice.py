@@ -9,6 +9,7 @@ import numpy as np
 
 from bci_align.alignment.registration.types import Float, Registration
 from bci_align.errors import AlignmentError
+from bci_align.models.encoder import ReadIn
 
 SAME_OUTPUT = 0.8
 """Two registrations count as one where their outputs correlate this well: they agree, and are no rivals."""
@@ -58,6 +59,22 @@ def choose(
         candidates[rivals[0]].method if rivals else None,
         margin is None or margin >= least_margin,
     )
+
+
+def combined(matching: Registration, rotation: Registration) -> Registration:
+    """Halfway between a matching and a rotation that confirm each other: rows and biases averaged, the matching's channels.
+
+    Both estimate the same map and err in ways of their own, so the mean decodes about as well as the better one where one is
+    better and better than both where they are alike. The prior cannot choose between such two: on drifted halves of a source
+    day it liked the smoother latents of the rotation every time, and the matching decoded better every time.
+    """
+    a, b = matching.read_in, rotation.read_in
+    weight = (a.weight * (a.gain > 0)[:, None] + b.weight * (b.gain > 0)[:, None]) / 2
+    gain = np.where(a.gain > 0, a.gain, b.gain)
+    mean = np.where(a.gain > 0, a.mean, b.mean)
+    read_in = ReadIn(mean, gain, weight.astype(np.float32), ((a.bias + b.bias) / 2).astype(np.float32))
+    method = f"{matching.method} and {rotation.method}"
+    return Registration(read_in, method, matching.matched, {matching.method: matching.record, rotation.method: rotation.record})
 
 
 def likeness_of(a: Float, b: Float) -> float:
