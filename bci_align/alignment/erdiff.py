@@ -100,14 +100,15 @@ def align(
             share, probability = _transfer(model, block, source_day, registration, objective)
             stages.append({"stage": "tuning transfer", "share": share} | objective.parts())
             tick()
-    if enough and config.steps:
+    if enough:
         with torch.no_grad():
             of_source = encode(model_of_source, reference.x)[reference.inside]
+    if enough and config.steps:
         refine(model, prior, block, window, config, seed, of_source, tick)
         stages.append({"stage": f"refinement, {config.steps} steps"} | objective.parts())
     if enough and config.label_rounds:
         with torch.no_grad():
-            movement = model_of_source.kinematics(encode(model_of_source, reference.x))[reference.inside]
+            movement = model_of_source.kinematics(of_source)
         self_label(model, bundle.movement_prior(), block, window, movement, config, seed, tick)
         stages.append({"stage": f"self-labelling, {config.label_rounds} rounds"} | objective.parts())
     if progress:
