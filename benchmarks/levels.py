@@ -64,7 +64,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one subject, three levels: shows that it runs, proves less")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
-    parser.add_argument("--levels", type=float, nargs="+", help="these levels alone; 0 is a second day without any drift")
+    parser.add_argument(
+        "--levels", type=float, nargs="+", choices=(0.0, *LEVELS), help="these levels alone; 0 is a second day without any drift"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     args = parser.parse_args()
     subjects, levels = (SUBJECTS[:1], LEVELS[1::4]) if args.quick else (SUBJECTS, tuple(args.levels or LEVELS))
