@@ -1,0 +1,69 @@
+"""What every configuration is made of: a frozen model that knows its keys, and reading one from YAML in one sentence or less."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bci_align.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Base of every configuration: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> object:
+    """Parse one YAML file with the safe loader; :class:`ConfigError` names the file and the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read as text ({e})") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from None
+
+
+def load(model: type[M], path: Path) -> M:
+    """Read ``path`` into ``model``; a misspelt key is answered with the nearest known one."""
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise ConfigError(f"{path}: {explain(model, e)}") from None
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """The first fault of a validation as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1, cutoff=0.0)
+        return f"unknown key {where!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {where!r}"
+    if first["type"] == "missing":
+        return f"missing key {where!r}"
+    return f"key {where!r}: {first['msg']}, found {first['input']!r}"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """Every key of the tree below ``model``, optional branches (``X | None``) included."""
+    keys: list[str] = []
+    for name, f in model.model_fields.items():
+        keys.append(name)
+        for kind in (f.annotation, *get_args(f.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _keys(kind)
+    return keys
