@@ -6,18 +6,28 @@ YAML examples lie in ``configs/``. ``load(Model, path)`` turns every fault of a 
 from bci_align.config.alignment import AlignConfig, GateConfig, RecalibrateConfig
 from bci_align.config.base import Strict, explain, load, read_yaml
 from bci_align.config.live import LiveConfig
+from bci_align.config.runtime import ControlConfig, DriftConfig, PromotionConfig, RecordConfig, SupervisorConfig
+from bci_align.config.signal import ChecksConfig, Policy, SafetyConfig
 from bci_align.config.streams import EventNames, SinkConfig, SourceConfig
 from bci_align.config.training import TrainConfig
 
 __all__ = [
     "AlignConfig",
+    "ChecksConfig",
+    "ControlConfig",
+    "DriftConfig",
     "EventNames",
     "GateConfig",
     "LiveConfig",
+    "Policy",
+    "PromotionConfig",
     "RecalibrateConfig",
+    "RecordConfig",
+    "SafetyConfig",
     "SinkConfig",
     "SourceConfig",
     "Strict",
+    "SupervisorConfig",
     "TrainConfig",
     "explain",
     "load",

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from bci_align.config.alignment import AlignConfig, GateConfig
 from bci_align.config.base import Strict
+from bci_align.config.runtime import ControlConfig, DriftConfig, PromotionConfig, RecordConfig, SupervisorConfig
+from bci_align.config.signal import ChecksConfig, SafetyConfig
 from bci_align.config.streams import SinkConfig, SourceConfig
 
 
@@ -19,6 +21,13 @@ class LiveConfig(Strict):
     sink: SinkConfig = SinkConfig()
     align: AlignConfig = AlignConfig()
     gate: GateConfig = GateConfig()
+    checks: ChecksConfig = ChecksConfig()
+    safety: SafetyConfig = SafetyConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    drift: DriftConfig = DriftConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
+    control: ControlConfig = ControlConfig()
+    record: RecordConfig = RecordConfig()
     calibration_trials: int = Field(40, ge=1, description="rewarded trials to collect before aligning")
     recalibrations: int = Field(1, ge=0, description="how many times to align in one run; 0 never aligns")
     successful_only: bool = Field(True, description="calibrate on rewarded trials only")

@@ -6,29 +6,71 @@ replay command, or the simulator) uses to publish counts and events and to hear 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class Flags(IntFlag):
-    """Bits of the ``flags`` field of every decoded sample; 0 means nothing to report."""
+    """Bits of the ``flags`` field of every decoded sample; 0 means nothing to report.
+
+    Faults of a bin that gives no sample of its own (a duplicate, a bin out of order, a message that could not be read) are in
+    the flags of the next sample.
+    """
 
     NONE = 0
     GAP = 1
     """One or more bins before this one never arrived."""
     BAD_COUNTS = 2
-    """The bin held non-finite, negative or absurdly large counts; the encoder did not see it and the last good bin's counts
-    stood in. Also set, with zeros for output, should the network give nothing finite for a bin; its state stays as it was."""
+    """The counts were not used as they came (NON_FINITE, NEGATIVE or IMPLAUSIBLE says why), or the network gave nothing finite
+    for them: then the output is zero and the state stays as it was."""
     CLAMPED = 4
-    """The decoded output was beyond the source day's range and was cut to it."""
+    """The decoded output was beyond the source day's range, or beyond the limits of speed or acceleration, and was cut."""
     SWAPPED = 8
     """First bin decoded by a new generation."""
     IN_TRIAL = 16
     """A trial was running."""
+    DUPLICATE = 32
+    """A bin came twice; the second one was left out."""
+    OUT_OF_ORDER = 64
+    """A bin came after a later one and was left out."""
+    TIME_JUMP = 128
+    """Time stamps moved otherwise than the bins' numbers say."""
+    NON_FINITE = 256
+    """Counts that are NaN or infinite."""
+    NEGATIVE = 512
+    """Counts below zero."""
+    IMPLAUSIBLE = 1024
+    """Counts beyond any neuron's rate, on one channel, or on many at once."""
+    SILENT = 2048
+    """Channels that spoke on the source day say nothing."""
+    SATURATED = 4096
+    """Channels sit at one count above zero."""
+    LATE = 8192
+    """The bin arrived late."""
+    STALE = 2**14
+    """No bin has come in time: a sample without a bin of its own. ``seq_in`` is the last bin's; the output holds, decays or is
+    zero."""
+    LOST = 2**15
+    """The stream is gone and is being looked for."""
+    MISMATCH = 2**16
+    """A stream came back that is not the one the bundle was trained for: zero until the right one does."""
+    FROZEN = 2**17
+    """The operator has frozen the output: zero."""
+    BLENDING = 2**18
+    """The output is on its way from the old to the new generation."""
+    ROLLED_BACK = 2**19
+    """First bin decoded by the earlier generation again."""
+    RESTARTED = 2**20
+    """First bin after the decoder, or the sender, was started anew: the encoder's state is new."""
+    FAILED = 2**21
+    """The decoder cannot decode (a bundle that does not load, ...): zero until somebody has mended it."""
+    MALFORMED = 2**22
+    """A message on the stream could not be understood and was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +78,13 @@ class Bin:
     """One bin of spike counts.
 
     ``seq`` counts up by one per bin from the start of the stream; ``t`` is the END of the bin in seconds on the
-    sender's clock; ``counts`` (C,) float32.
+    sender's clock; ``counts`` (C,) float32; ``arrived`` when we had it, in seconds of ``time.monotonic`` (NaN: not known).
     """
 
     seq: int
     t: float
     counts: NDArray[np.float32]
+    arrived: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +94,18 @@ class TrialEvent:
     t: float
     name: str
     value: float | bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """News of the connection, between the bins: ``state`` and one ``sentence`` for people.
+
+    ``restarted``: the sender that is back is not the one that went (another uid), so its bins count anew.
+    """
+
+    state: Literal["lost", "back", "mismatch"]
+    sentence: str
+    restarted: bool = False
 
 
 START, GO, END = "start", "go", "end"
