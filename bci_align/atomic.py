@@ -38,7 +38,7 @@ def write_file(path: str | Path, *, overwrite: bool = False, error: type[BciAlig
             _sync(temporary)
             _check_target(path, overwrite, error)
             temporary.replace(path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as e:
             raise error(f"{path}: cannot be written ({e.strerror or e})") from e
     finally:
@@ -82,7 +82,7 @@ def write_directory(path: str | Path, *, overwrite: bool = False, error: type[Bc
             _sync_tree(temporary)
             _check_target(path, overwrite, error)
             _move_in(temporary, path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as e:
             raise error(f"{path}: cannot be written ({e.strerror or e})") from e
     finally:
@@ -122,7 +122,7 @@ def _sync_tree(top: Path) -> None:
     for folder, _, files in os.walk(top):
         for name in files:
             _sync(Path(folder) / name)
-        _sync_directory(Path(folder))
+        sync_directory(Path(folder))
 
 
 def _sync(path: Path) -> None:
@@ -130,7 +130,7 @@ def _sync(path: Path) -> None:
         os.fsync(f.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Make a rename durable. Only POSIX lets a directory be flushed; elsewhere the rename itself must do."""
     if os.name != "posix":
         return

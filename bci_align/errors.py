@@ -53,3 +53,15 @@ class Refused(BciAlignError):
     """A candidate that the gate did not let through; nothing was changed."""
 
     exit_code = 3
+
+
+class Differs(BciAlignError):
+    """A recording that does not decode to what it says was decoded."""
+
+    exit_code = 4
+
+
+class AuditError(BciAlignError):
+    """A log of decisions in which a line was changed, removed, added or moved."""
+
+    exit_code = 4

@@ -57,8 +57,9 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 0, 2 bad input, 3 refused by the gate, 130 Ctrl-C, 143 terminated.
+    """Run the command line; gives the exit status.
 
+    It is 0, 2 bad input, 3 refused by the gate, 4 a recording or a log that is not what it says, 130 Ctrl-C, 143 terminated.
     Faults of the project's own family become one sentence on standard error (and ``{"error": ...}`` with ``--json``).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)

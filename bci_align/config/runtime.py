@@ -55,3 +55,6 @@ class RecordConfig(Strict):
 
     enabled: bool = Field(True, description="record bins, events, outputs and decisions to OUT/recording-*.h5")
     flush_s: float = Field(0.5, gt=0, description="longest time that a bin waits before it is on the disk, seconds")
+    leave_mb: float = Field(
+        50.0, ge=0, description="room left on the disk for generations and decisions, MB; with less, recording ends"
+    )

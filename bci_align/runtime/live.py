@@ -73,7 +73,7 @@ class LiveSystem:
         try:
             with as_child():  # the last to leave: it removes the shared memory of a parent that was killed
                 resource_tracker.ensure_running()
-            self._shared = Shared.create(len(m.channels), m.hidden)
+            self._shared = Shared.create(len(m.channels), m.hidden, outputs=len(m.outputs))
             args = (self._shared.layout, c)
             self._decoder = Child("decoder", decoder_process.main, args)
             if c.recalibrations:

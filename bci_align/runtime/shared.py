@@ -1,4 +1,4 @@
-"""The one piece of shared memory of a live system: a board of counters, the ring and the mailbox.
+"""The one piece of shared memory of a live system: a board of counters, the ring, the mailbox and the tape.
 
 Plain memory instead of ``multiprocessing``'s locks, queues and events on purpose: a process that is killed while it holds one of
 those blocks the others for ever, and no death in here may stop the decoder.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bci_align.errors import RuntimeFault
 from bci_align.runtime.mailbox import Mailbox
 from bci_align.runtime.ring import Ring
+from bci_align.runtime.tape import Tape
 
 PREFIX = "bci_align_"
 """Begins the name of every segment of ours, followed by its creator's process number: ``ls /dev/shm`` tells a leftover."""
@@ -89,27 +90,29 @@ class Layout:
     channels: int
     hidden: int
     capacity: int
+    outputs: int = 2
 
 
 class Shared:
-    """Board, ring and mailbox over one segment; :meth:`create` in the parent, :meth:`attach` in its processes."""
+    """Board, ring, mailbox and tape over one segment; :meth:`create` in the parent, :meth:`attach` in its processes."""
 
     def __init__(self, segment: SharedMemory, layout: Layout, owner: bool) -> None:
         self._segment, self._owner = segment, owner
         self.layout = layout
         buffer = segment.buf
         assert buffer is not None
-        at_ring, at_mailbox, _ = _offsets(layout)
+        at_ring, at_mailbox, at_tape, _ = _offsets(layout)
         self.board: NDArray[np.int64] = np.frombuffer(buffer, np.int64, len(Cell))
         self.ring = Ring(buffer[at_ring:], layout.channels, layout.capacity)
         self.mailbox = Mailbox(buffer[at_mailbox:], layout.channels, layout.hidden)
+        self.tape = Tape(buffer[at_tape:], layout.channels, layout.outputs, Tape.room_for(layout.channels, layout.outputs))
 
     @classmethod
-    def create(cls, channels: int, hidden: int, capacity: int | None = None) -> Shared:
+    def create(cls, channels: int, hidden: int, capacity: int | None = None, outputs: int = 2) -> Shared:
         """Make a segment, all zeros, that :meth:`close` removes."""
         if capacity is None:
             capacity = min(_RECORDS, _RING_BYTES // Ring.nbytes(channels, 1))
-        layout = Layout(f"{PREFIX}{os.getpid()}_{secrets.token_hex(4)}", channels, hidden, capacity)
+        layout = Layout(f"{PREFIX}{os.getpid()}_{secrets.token_hex(4)}", channels, hidden, capacity, outputs)
         segment = SharedMemory(layout.name, create=True, size=_offsets(layout)[-1])
         try:
             _reserve(segment)
@@ -141,6 +144,7 @@ class Shared:
         del self.board
         self.ring.release()
         self.mailbox.release()
+        self.tape.release()
         try:
             self._segment.close()
         finally:
@@ -148,11 +152,13 @@ class Shared:
                 self._segment.unlink()
 
 
-def _offsets(layout: Layout) -> tuple[int, int, int]:
-    """Where ring and mailbox begin, and the size of the whole, in bytes; multiples of a cache line."""
+def _offsets(layout: Layout) -> tuple[int, int, int, int]:
+    """Where ring, mailbox and tape begin, and the size of the whole, in bytes; multiples of a cache line."""
     ring = -(-8 * len(Cell) // 64) * 64
     mailbox = ring + -(-Ring.nbytes(layout.channels, layout.capacity) // 64) * 64
-    return ring, mailbox, mailbox + Mailbox.nbytes(layout.channels, layout.hidden)
+    tape = mailbox + -(-Mailbox.nbytes(layout.channels, layout.hidden) // 64) * 64
+    records = Tape.room_for(layout.channels, layout.outputs)
+    return ring, mailbox, tape, tape + Tape.nbytes(layout.channels, layout.outputs, records)
 
 
 def _reserve(segment: SharedMemory) -> None:

@@ -29,20 +29,27 @@ def group(parent: Any, name: str, path: Path) -> Any:
     return _member(parent, name, path, h5py.Group)
 
 
+def dataset(parent: Any, name: str, path: Path) -> Any:
+    """The dataset ``name`` of ``parent``, unread; :class:`SessionError` when missing or stored outside the file."""
+    d = _member(parent, name, path, h5py.Dataset)
+    if d.external or d.is_virtual:
+        where = f"{path}: {d.name.lstrip('/')}"
+        raise SessionError(f"{where}: expected data stored in this file, found data linked from other files")
+    return d
+
+
 def array(parent: Any, name: str, path: Path, *, ndim: int, kinds: str, itemsize: int = 0) -> NDArray[Any]:
     """The dataset ``name`` of ``parent``: ``ndim`` axes, a dtype whose kind is in ``kinds`` (NumPy's letters).
 
     ``itemsize``: bytes per element it will take in memory, where that is more than on disk. :class:`SessionError` for a
     missing dataset, another shape or dtype (objects above all), storage outside the file, or an implausible size.
     """
-    d = _member(parent, name, path, h5py.Dataset)
+    d = dataset(parent, name, path)
     where = f"{path}: {d.name.lstrip('/')}"
     if d.dtype.hasobject or d.dtype.kind not in kinds:
         raise SessionError(f"{where}: expected {_words(kinds)}, found dtype {d.dtype}")
     if d.shape is None or len(d.shape) != ndim:
         raise SessionError(f"{where}: expected {ndim} axes, found shape {d.shape}")
-    if d.external or d.is_virtual:
-        raise SessionError(f"{where}: expected data stored in this file, found data linked from other files")
     plist = d.id.get_create_plist()
     for i in range(plist.get_nfilters()):
         if plist.get_filter(i)[0] not in _FILTERS:

@@ -96,16 +96,16 @@ def _check_storable(s: Session, where: str) -> None:
 
 def _write(f: Any, s: Session) -> None:
     f.attrs.update(
-        {"format": _text(FORMAT), "schema": SCHEMA, "name": _text(s.name), "bin_s": s.bin_s, "sha256": _text(digest(s))}
+        {"format": as_text(FORMAT), "schema": SCHEMA, "name": as_text(s.name), "bin_s": s.bin_s, "sha256": as_text(digest(s))}
     )
     most = int(s.counts.max())
     smallest = next(t for t in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(t).max)
     _put(f, "counts", s.counts.astype(smallest))
-    _put(f, "channels", _text(s.channels))
+    _put(f, "channels", as_text(s.channels))
     if s.kinematics is not None:
         k = _put(f, "kinematics", s.kinematics)
-        k.attrs["names"] = _text(s.kinematics_names)
-        k.attrs["units"] = _text(s.kinematics_units)
+        k.attrs["names"] = as_text(s.kinematics_names)
+        k.attrs["units"] = as_text(s.kinematics_units)
     trials = f.create_group("trials")
     for name in ("start_s", "go_s", "end_s"):
         _put(trials, name, getattr(s.trials, name).astype(np.float64))
@@ -114,7 +114,7 @@ def _write(f: Any, s: Session) -> None:
         _put(trials, "target", s.trials.target.astype(np.float64))
     if s.breaks:
         _put(f, "breaks", np.array(s.breaks, np.int64))
-    f.create_group("meta").attrs.update({key: _text(value) for key, value in s.meta.items()})
+    f.create_group("meta").attrs.update({key: as_text(value) for key, value in s.meta.items()})
 
 
 def _put(group: Any, name: str, array: NDArray[Any]) -> Any:
@@ -125,7 +125,7 @@ def _put(group: Any, name: str, array: NDArray[Any]) -> Any:
     )
 
 
-def _text(value: str | tuple[str, ...]) -> NDArray[Any]:
+def as_text(value: str | tuple[str, ...]) -> NDArray[Any]:
     """Text as fixed-length UTF-8: variable-length strings lie where HDF5 keeps no checksum, and list as objects."""
     encoded = [v.encode() for v in ((value,) if isinstance(value, str) else value)]
     flat = np.array(encoded, dtype=h5py.string_dtype("utf-8", max((len(v) for v in encoded), default=1) or 1))

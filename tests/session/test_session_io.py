@@ -152,7 +152,7 @@ io.save(replace(session, name="new"), sys.argv[1], overwrite=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
-@pytest.mark.parametrize("where", ["text", "_sync", "_sync_directory"])
+@pytest.mark.parametrize("where", ["text", "_sync", "sync_directory"])
 def test_a_kill_while_writing_leaves_a_whole_session(tmp_path: Path, make_session: Make, equal: Equal, where: str) -> None:
     old = make_session()
     io.save(old, tmp_path / "s.h5")
@@ -162,5 +162,5 @@ def test_a_kill_while_writing_leaves_a_whole_session(tmp_path: Path, make_sessio
         process.kill()
         assert process.wait() == -signal.SIGKILL
     # By the last stop the rename is done, and then the new one must be whole.
-    expected = replace(old, name="new") if where == "_sync_directory" else old
+    expected = replace(old, name="new") if where == "sync_directory" else old
     assert equal(io.load(tmp_path / "s.h5"), expected)

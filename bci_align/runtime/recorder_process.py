@@ -1,0 +1,171 @@
+"""The recorder process: reads the tape and writes it down. Decoding goes on whatever becomes of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bci_align import __version__
+from bci_align.bundle import manifest as mf
+from bci_align.config import LiveConfig
+from bci_align.errors import RuntimeFault
+from bci_align.runtime import audit, process
+from bci_align.runtime.recording import About, Writer
+from bci_align.runtime.reports import fault, send
+from bci_align.runtime.sealed import SealedReader
+from bci_align.runtime.shared import Cell, Layout, Shared
+
+_SLEEP_S = 0.02
+_MOST = 4096
+_QUIET_S = 0.2
+"""Silence of the tape after which nothing more is expected of a decoder that was told to stop."""
+
+_DRAIN_S = 3.0
+_MB = 1e6
+
+
+def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any]) -> None:
+    """Run the process until it is told to stop, its parent is gone or the disk will take no more.
+
+    Reports ``ready`` (path), ``missed`` (records: the tape overran), ``record_failed`` (reason: recording has ended, which is
+    no reason to start it again) and ``finished`` (path, records).
+    """
+    process.ignore_interrupts()
+    process.background()
+    try:
+        shared = Shared.attach(layout)
+        try:
+            failed = _Recorder(shared, config, pipe).run()
+        finally:
+            shared.close()
+    except Exception as e:
+        send(pipe, fault(e))
+        raise SystemExit(1) from None
+    if failed:
+        # HDF5 would try to write the rest at exit, and crash over it.
+        pipe.close()
+        os._exit(0)
+
+
+class _Recorder:
+    """One recording."""
+
+    def __init__(self, shared: Shared, config: LiveConfig, pipe: Connection[Any, Any]) -> None:
+        self._shared, self._config, self._pipe = shared, config, pipe
+        self._out = Path(config.out)
+        self._log = self._out / audit.NAME
+        self._logged = self._log.stat().st_size if self._log.exists() else 0
+        # A recorder that is started anew goes on where the tape still reaches.
+        self._reader = SealedReader(shared.tape)
+        self._parent = process.ParentWatch()
+        self._rows: list[NDArray[np.uint8]] = []
+        self._writer = Writer(free_path(self._out, datetime.now(UTC)), about(Path(config.bundle)))
+
+    def run(self) -> bool:
+        """Record; whether it ended because the disk failed."""
+        send(self._pipe, {"report": "ready", "path": str(self._writer.path)})
+        due, ending, quiet = 0.0, 0.0, 0.0
+        try:
+            while True:
+                now = time.monotonic()
+                if self._take():
+                    quiet = now
+                if not ending and (self._shared.get(Cell.STOP) or self._parent.gone()):
+                    ending = quiet = now
+                over = bool(ending) and (now - quiet > _QUIET_S or now - ending > _DRAIN_S)
+                if now >= due or over:
+                    self._flush()
+                    due = now + self._config.record.flush_s / 2
+                if over:
+                    break
+                time.sleep(_SLEEP_S)
+            self._writer.close()
+        except (OSError, RuntimeError, ValueError) as e:  # what h5py raises when HDF5 cannot write
+            self._fail(f"cannot be written any more ({_short(e)})")
+            return True
+        except RuntimeFault as e:
+            self._fail(str(e))
+            self._writer.close()
+            return False
+        self._finish()
+        return False
+
+    def _take(self) -> bool:
+        """Read what is new on the tape; whether there was anything."""
+        missed, rows = self._reader.take(_MOST)
+        if missed:
+            send(self._pipe, {"report": "missed", "records": missed})
+        self._rows += rows
+        return bool(rows)
+
+    def _flush(self) -> None:
+        """Write down what has come; what is on the disk afterwards survives everything."""
+        left = shutil.disk_usage(self._out).free / _MB
+        least = self._config.record.leave_mb
+        if left < least:
+            raise RuntimeFault(
+                f"expected {least:g} MB free on the disk, which generations and decisions need, found {left:.1f} MB"
+            )
+        self._writer.write(self._rows, self._decisions())
+        self._rows = []
+
+    def _decisions(self) -> bytes:
+        """Whole lines that the audit log has grown by; the log is only ever appended to, but for a line without its end."""
+        if not self._log.exists():
+            return b""
+        with self._log.open("rb") as f:
+            f.seek(self._logged)
+            new = f.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self._logged += len(new)
+        return new
+
+    def _fail(self, why: str) -> None:
+        reason = f"{self._writer.path}: recording ended after {self._writer.records} records: {why}"
+        send(self._pipe, {"report": "record_failed", "reason": reason})
+        self._finish()
+
+    def _finish(self) -> None:
+        send(self._pipe, {"report": "finished", "path": str(self._writer.path), "records": self._writer.records})
+
+
+def about(bundle: Path) -> About:
+    """What a recording that begins now with ``bundle`` says of itself."""
+    m, identity = mf.read(bundle)
+    started = datetime.now(UTC).isoformat(timespec="milliseconds")
+    where = str(bundle.resolve()).encode(errors="replace").decode()
+    return About(m.channels, m.outputs, m.units, m.bin_s, where, identity, started, versions())
+
+
+def versions() -> str:
+    """What the bytes of a decoded output depend on beside bundle and calls."""
+    parts = {"bci_align": __version__, "onnxruntime": ort.__version__, "numpy": np.__version__}
+    return ", ".join([*(f"{k} {v}" for k, v in parts.items()), f"{sys.platform} {platform.machine()}"])
+
+
+def free_path(out: Path, now: datetime) -> Path:
+    """Where a recording that begins ``now`` goes: its name is the time in UTC, with a number where that is taken."""
+    stem, n = f"recording-{now:%Y%m%dT%H%M%SZ}", 1
+    path = out / f"{stem}.h5"
+    while path.exists():
+        n += 1
+        path = out / f"{stem}-{n}.h5"
+    return path
+
+
+def _short(error: Exception) -> str:
+    """The reason within HDF5's many words."""
+    text = str(error)
+    at = text.find("error message = '")
+    return text[at + 17 :].split("'")[0] if at >= 0 else text
