@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bci_align.atomic import sync_directory, write_file
+from bci_align.atomic import TEMPORARY, sync_directory, write_file
 from bci_align.errors import AuditError, RuntimeFault
 from bci_align.runtime.reports import Report, dumps
 
@@ -138,6 +138,8 @@ def _check_anchor(path: Path, anchor: tuple[int, str] | None, hashes: list[str])
 
 def _recover(out: Path, handle: int) -> _End:
     """Find the end of the log, and what has to be said before anything else; a line without its end is put aside."""
+    for left in out.glob(f"{TEMPORARY}*-{ANCHOR}"):  # of one that was killed; nobody else writes while we do
+        left.unlink()
     data = _read(handle)
     *lines, rest = data.split(b"\n")
     n = len(lines)

@@ -106,22 +106,24 @@ def parse(rows: Iterable[NDArray[np.uint8]], dtype: np.dtype[Any], first: int = 
     A :class:`Hole` stands where numbers jump or a seal is wrong. A call over several records that ends too early is left out:
     its writer died over it, or a hole follows.
     """
-    parser = _Parser(dtype)
+    parser, damaged = _Parser(dtype), 0
     for row in rows:
         number = sealed(row)
-        if number is not None and number < first:
-            number = None  # a record out of its place says nothing of this one
+        if number is None or number < first:  # the next good record tells what is missing
+            damaged += 1
+            continue
         if number != first:
             parser.forget()
-            yield Hole(first, 1, "damaged") if number is None else Hole(first, number - first, "missed")
-        first = (first if number is None else number) + 1
-        if number is not None:
-            try:
-                call = parser.feed(number, row)
-            except (ValueError, KeyError, IndexError, TypeError, struct.error) as e:
-                raise RuntimeFault(f"record {number}: expected a call on the decode loop, found something else ({e})") from None
-            if call is not None:
-                yield call
+            yield Hole(first, number - first, "damaged" if damaged else "missed")
+        first, damaged = number + 1, 0
+        try:
+            call = parser.feed(number, row)
+        except (ValueError, KeyError, IndexError, TypeError, struct.error) as e:
+            raise RuntimeFault(f"record {number}: expected a call on the decode loop, found something else ({e})") from None
+        if call is not None:
+            yield call
+    if damaged:
+        yield Hole(first, damaged, "damaged")
 
 
 class _Parser:
