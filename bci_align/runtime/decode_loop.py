@@ -1,89 +1,99 @@
-"""The decode loop without any input or output: bins and candidates in, decoded samples out, swaps between two bins."""
+"""The decode loop without any input or output: bins and candidates in, decoded samples out, swaps between two bins.
+
+It has no clock of its own and asks nobody: the same calls with the same arguments give the same bytes.
+
+====================  ==================================================================================================
+what comes            what it does
+====================  ==================================================================================================
+a bin                 is checked (:mod:`bci_align.signal.checks`); the leader may change before it
+                      (:mod:`bci_align.runtime.promotion`); it is decoded, held, decayed or zeroed as the checks' policies say;
+                      the output is limited (:mod:`bci_align.signal.safety`)
+no bin                after ``stale_s``, samples at the bin rate that hold, decay or are zero, until the next bin (``tick``)
+the stream is lost    those samples are flagged LOST
+another stream        zero at the bin rate, at once, until the right stream is back (MISMATCH)
+the stream is back    every state starts anew with its next bin (RESTARTED); of another sender, numbers and times, too, and
+                      nothing is promoted before its first trial mark: a trial may be running
+freeze, resume        the output is zero; states go on, so that the first bin after ``resume`` is decoded as if nothing had been
+====================  ==================================================================================================
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from bci_align.errors import StreamError
+from bci_align.config import ChecksConfig, PromotionConfig, SafetyConfig
 from bci_align.models.encoder import ReadIn
+from bci_align.runtime.fault_log import FaultLog
 from bci_align.runtime.marks import TrialClock
-from bci_align.streams.contract import Bin, Decoded, Flags, TrialEvent
+from bci_align.runtime.promotion import Promoter, Promotion
+from bci_align.runtime.slots import HISTORY, Floats, Seen, Slot, Stepper, finite_all
+from bci_align.signal.checks import Checks, Counts
+from bci_align.signal.safety import Safety, finite
+from bci_align.signal.stale import Silence, tick
+from bci_align.streams.contract import Bin, Decoded, Flags, Link, TrialEvent
 
-HISTORY = 400
-"""Bins from which a candidate's recurrent state is warmed, before it may decode."""
+__all__ = ["HISTORY", "DecodeLoop"]
 
-MOST_COUNTS = 1e6
-"""Most spikes of one channel in one bin that are believed. No array counts a thousandth of it: beyond are only a sender's faults,
-and numbers of their size, finite as they are, overflow in the network and stay in its recurrent state."""
-
-Counts = NDArray[np.float32]
-
-
-class Stepper(Protocol):
-    """What the loop needs of :class:`~bci_align.bundle.pipeline.Pipeline`; states are never changed in place."""
-
-    def state0(self) -> Any:
-        """Give the state before the first bin."""
-        ...
-
-    def step(self, state: Any, counts: Counts, read_in: ReadIn) -> tuple[Any, NDArray[np.float64], bool]:
-        """Decode one bin: ``(state, output (K,), whether it was clamped)``."""
-        ...
-
-
-@dataclass
-class Slot:
-    """One generation in the loop: its read-in, its recurrent state, and the first bin that state has seen."""
-
-    read_in: ReadIn
-    generation: int
-    state: Any
-    from_seq: int | None = None
-
-
-@dataclass
-class _Candidate:
-    """A slot on its way in: ``behind`` are the bins its state has yet to see; ``warm`` once it has caught up."""
-
-    slot: Slot
-    behind: deque[tuple[int, Counts]] = field(default_factory=deque)
-    warm: bool = False
+_BAD, _CLAMPED, _IN_TRIAL = int(Flags.BAD_COUNTS), int(Flags.CLAMPED), int(Flags.IN_TRIAL)
+_STALE, _LOST, _MISMATCH = int(Flags.STALE), int(Flags.LOST), int(Flags.MISMATCH)
+_FROZEN, _BLENDING, _RESTARTED = int(Flags.FROZEN), int(Flags.BLENDING), int(Flags.RESTARTED)
+_MALFORMED = int(Flags.MALFORMED)
 
 
 class DecodeLoop:
-    """Decodes with one generation while the next one warms up.
-
-    A candidate starts :data:`HISTORY` bins back (or at the start of the stream), catches up in :meth:`idle`, a few bins per
-    call, and then follows bin by bin. Once it has caught up, it decodes from the first bin in which no trial runs, or which
-    follows on a trial's last bin. All its steps happen in :meth:`idle`, after the live bin has been answered. ``slots`` are two,
-    ``live`` says which one decodes; the other one keeps the generation before until the next swap.
+    """Decodes with one generation while the next one warms up, proves itself, leads, and can be taken back.
 
     Parameters
     ----------
     pipeline
-        Steps both generations: only the read-in differs.
+        Steps every generation: only the read-in differs.
     read_in, generation
         What decodes from the first bin.
     bin_s
-        Bin width in seconds.
+        Bin width, seconds.
+    scale
+        (K,) source-day standard deviation of the outputs, physical units.
+    checks, safety, promotion
+        What counts as a fault and what is done; limits of the output; from candidate to commit.
     """
 
-    def __init__(self, pipeline: Stepper, read_in: ReadIn, generation: int, bin_s: float) -> None:
-        self._pipeline = pipeline
-        self.slots: list[Slot | None] = [Slot(read_in, generation, pipeline.state0()), None]
-        self.live = 0
-        self._candidate: _Candidate | None = None
+    def __init__(
+        self,
+        pipeline: Stepper,
+        read_in: ReadIn,
+        generation: int,
+        bin_s: float,
+        *,
+        scale: ArrayLike,
+        checks: ChecksConfig | None = None,
+        safety: SafetyConfig | None = None,
+        promotion: PromotionConfig | None = None,
+    ) -> None:
+        self._pipeline, self._bin_s = pipeline, bin_s
+        self._config, limits, promotion = checks or ChecksConfig(), safety or SafetyConfig(), promotion or PromotionConfig()
+        source_sd: Floats = np.asarray(scale, np.float64)
+        slot = Slot(read_in, generation, pipeline.state0(), Checks(read_in, bin_s, self._config))
+        self.promoter = Promoter(pipeline, slot, source_sd, promotion)
+        self._checked = slot.checks.state0()
+        self._safety = Safety(len(source_sd), bin_s, limits)
+        self._values = self._safety.state0()
+        self._settle_bins, self._settle = limits.settle_bins, limits.settle_bins
+        self._ramp_bins, self._ramp = promotion.blend_bins, 0
         self._trial = TrialClock(bin_s)
-        self._history: deque[tuple[int, Counts]] = deque(maxlen=HISTORY)
+        self._inside = self._unsure = False  # unsure: a trial may be running that nobody has told of
+        self._log = FaultLog(bin_s)
+        self.faults, self.episodes = self._log.faults, self._log.episodes
+        """Faulty bins, and how often each fault began, by flag bit (32,); of GAP the bins that are missing."""
+        self._now = 0
         self._seq: int | None = None
-        # Until the first good bin: what the source day's normaliser takes for nothing unusual.
-        self._good: Counts = np.asarray(read_in.mean, np.float32)
-        self._news: list[dict[str, object]] = []
+        self._t = 0.0
+        self._pending = 0
+        self._lost = self._mismatch = self._frozen = self._renew = False
+        self._silence = Silence()
+        self._news: list[dict[str, Any]] = []
         self.gaps = 0
         """Bins that never arrived."""
         self.bad = 0
@@ -92,113 +102,195 @@ class DecodeLoop:
     @property
     def incumbent(self) -> Slot:
         """The generation that decodes."""
-        slot = self.slots[self.live]
-        assert slot is not None
-        return slot
+        return self.promoter.leader
 
     @property
     def warming(self) -> bool:
-        """Whether a candidate has still to catch up."""
-        return self._candidate is not None and not self._candidate.warm
+        """Whether a candidate (or a generation on its way back) has still to catch up; one in shadow has."""
+        return self.promoter.warming
+
+    @property
+    def settled(self) -> bool:
+        """Whether what was offered needs no more steps than the bins bring with them."""
+        return not self.promoter.warming
+
+    @property
+    def state(self) -> Promotion:
+        """Where the promotion stands; see :mod:`bci_align.runtime.promotion`."""
+        return self.promoter.state
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the operator has frozen the output."""
+        return self._frozen
 
     def on_event(self, event: TrialEvent) -> bool:
         """Take in a trial event, before the bin that holds it where possible; whether it starts or ends a trial."""
-        return self._trial.add(event)
+        mark = self._trial.add(event)
+        self._unsure = self._unsure and not mark
+        return mark
 
-    def on_bin(self, item: Bin) -> Decoded:
-        """Decode one bin; :class:`StreamError` for one that does not come after the last."""
-        if self._seq is not None and item.seq <= self._seq:
-            raise StreamError(
-                f"counts stream: expected a bin after number {self._seq}, found {item.seq}; "
-                "the sender repeated or restarted its count"
-            )
-        flags = Flags.NONE
-        if self._seq is not None and item.seq != self._seq + 1:
-            self.gaps += item.seq - self._seq - 1
-            flags |= Flags.GAP
-        self._seq = item.seq
-        before = self._good
-        if usable(item.counts, len(self._good)):
-            self._good = np.asarray(item.counts, np.float32)
+    def on_bin(self, item: Bin) -> Decoded | None:
+        """Decode one bin; None for one that is no news: it is counted, and flagged on the next sample."""
+        promoter, before = self.promoter, self._checked.good
+        self._checked, checked = promoter.leader.checks.step(self._checked, item)
+        self._now += 1
+        flags, t, seq = checked.flags, checked.t, item.seq
+        if checked.left_out:
+            self._pending |= flags
+            self._log.add(flags, self._now, seq)
+            return None
+        self._seq, self._t, self._silence = seq, t, Silence(item.arrived)
+        if flags & _RESTARTED:
+            self._new_sender()
+        if checked.anew:
+            self._anew()
+        if self._renew:
+            self._renew, flags = False, flags | _RESTARTED
+        self._inside = self._trial.inside(item if t == item.t else Bin(seq, t, item.counts))
+        if self._inside:
+            flags |= _IN_TRIAL
+        flags |= promoter.boundary(seq, (self._trial.between or not self._inside) and not self._unsure)
+        if checked.counts is None or self._mismatch:
+            values = self._safety.zero() if checked.zero or self._mismatch else self._safety.decay(self._values)
         else:
+            values, more = self._decode(seq, checked.counts, checked.fill, before)
+            flags |= more
+        if self._lost or self._mismatch:
+            flags |= _MISMATCH if self._mismatch else _LOST
+        if self._frozen:
+            values, flags = self._safety.zero(), flags | _FROZEN
+        self._values = values
+        if flags & _BAD:
             self.bad += 1
-            flags |= Flags.BAD_COUNTS
-        if self._trial.inside(item):
-            flags |= Flags.IN_TRIAL
-        if (self._trial.between or not flags & Flags.IN_TRIAL) and self._swap(item.seq):
-            flags |= Flags.SWAPPED
-        slot = self.incumbent
-        if slot.from_seq is None:
-            slot.from_seq = item.seq
-        state, values, clamped = self._pipeline.step(slot.state, self._good, slot.read_in)
-        if finite(values) and finite(state):
-            slot.state = state
-            flags |= Flags.CLAMPED if clamped else Flags.NONE
-        else:
-            # A state that is not finite would never become so again: forget this bin, and let nothing move for its duration.
-            self.bad += not flags & Flags.BAD_COUNTS
-            flags |= Flags.BAD_COUNTS
-            values, self._good = np.zeros_like(values), before
-        self._history.append((item.seq, self._good))
-        if self._candidate is not None:
-            self._candidate.behind.append((item.seq, self._good))
-        return Decoded(item.seq, item.t, values, slot.generation, flags)
+        if flags & ~_IN_TRIAL:
+            self.gaps += checked.missing
+            self._log.add(flags, self._now, seq, checked.culprits, missing=checked.missing)
+        if self._pending:
+            flags, self._pending = flags | self._pending, 0
+        return Decoded(seq, t, values, promoter.leader.generation, Flags(flags))
+
+    def tick(self, now: float) -> Decoded | None:
+        """What to publish while no bin comes, None for nothing; ``now`` in seconds of ``time.monotonic``, as ``Bin.arrived``."""
+        if self._seq is None or not (self._mismatch or self._config.stale_s):
+            return None
+        wait_s = 0.0 if self._mismatch else self._config.stale_s
+        self._silence, silent_s = tick(self._silence, now, wait_s, self._bin_s)
+        if silent_s is None:
+            return None
+        flags = _STALE | (_LOST if self._lost else 0) | (_MISMATCH if self._mismatch else 0) | (_IN_TRIAL if self._inside else 0)
+        if self._frozen:
+            flags |= _FROZEN
+        if self._mismatch or self._frozen or self._config.stale == "zero":
+            self._values = self._safety.zero()
+        elif self._config.stale == "decay":
+            self._values = self._safety.decay(self._values)
+        self._now += 1
+        self._log.add(flags, self._now, self._seq)
+        flags, self._pending = flags | self._pending, 0
+        return Decoded(self._seq, self._t + silent_s, self._values, self.promoter.leader.generation, Flags(flags))
+
+    def on_link(self, link: Link) -> None:
+        """Take in news of the connection."""
+        self._lost, self._mismatch = link.state == "lost", link.state == "mismatch"
+        if link.state == "back":
+            self._anew()
+            self._renew = True
+            checks = self.promoter.leader.checks
+            self._checked = checks.renumbered(self._checked) if link.restarted else checks.reconnected(self._checked)
+            if link.restarted:
+                self._new_sender()
+            return
+        bit = _LOST if self._lost else _MISMATCH
+        self._log.add(bit, self._now, -1 if self._seq is None else self._seq, sentence=link.sentence)
+
+    def restarted(self) -> None:
+        """Note that another process decoded until now: the next sample says so, and a trial may be running."""
+        self._renew = self._unsure = True
+
+    def malformed(self, n: int) -> None:
+        """Note ``n`` messages that a source could not understand."""
+        if n > 0:
+            self._pending |= _MALFORMED
+            self._log.add(_MALFORMED, self._now, -1 if self._seq is None else self._seq, times=n)
 
     def offer(self, read_in: ReadIn, generation: int) -> None:
-        """Take in a candidate; it replaces one that was not swapped in yet."""
-        if self._candidate is not None:
-            self._drop(f"generation {generation} came before it was swapped in")
-        candidate = _Candidate(Slot(read_in, generation, self._pipeline.state0()), deque(self._history))
-        if candidate.behind:
-            candidate.slot.from_seq = candidate.behind[0][0]
-        self._candidate = candidate
-        if not read_in.finite():
-            self._drop("its read-in holds NaN or infinite numbers")
+        """Take in an accepted candidate; it replaces one that does not lead yet."""
+        checks = Checks(read_in, self._bin_s, self._config)
+        self.promoter.offer(Slot(read_in, generation, self._pipeline.state0(), checks))
 
     def idle(self, steps: int) -> None:
-        """Step the candidate by at most ``steps`` bins."""
-        for _ in range(steps):
-            candidate = self._candidate
-            if candidate is None or not candidate.behind:
-                break
-            seq, counts = candidate.behind.popleft()
-            slot = candidate.slot
-            slot.state, values, _ = self._pipeline.step(slot.state, counts, slot.read_in)
-            if not (finite(values) and finite(slot.state)):
-                self._drop(f"its output for bin {seq} is not finite")
-        candidate = self._candidate
-        if candidate is not None and not candidate.warm and not candidate.behind:
-            candidate.warm = True
-            self._news.append({"report": "warm", "generation": candidate.slot.generation})
+        """Step those who follow the leader by at most ``steps`` bins."""
+        self.promoter.idle(steps)
 
-    def news(self) -> list[dict[str, object]]:
-        """What happened to candidates since the last call: ``warm``, ``swapped`` or ``dropped``, as reports."""
-        news, self._news = self._news, []
-        return news
+    def promote(self) -> bool:
+        """Let the candidate lead once it has passed its shadow; whether there is one."""
+        return self.promoter.promote()
 
-    def _swap(self, seq: int) -> bool:
-        """Let the candidate decode from bin ``seq`` on, if there is one that has seen every bin before it."""
-        candidate = self._candidate
-        if candidate is None or not candidate.warm or candidate.behind:
-            return False
-        self.slots[1 - self.live] = candidate.slot
-        self.live = 1 - self.live
-        self._candidate = None
-        warm_from = seq if candidate.slot.from_seq is None else candidate.slot.from_seq
-        self._news.append({"report": "swapped", "generation": candidate.slot.generation, "bin": seq, "warm_from_seq": warm_from})
-        return True
+    def rollback(self) -> bool:
+        """Bring the generation before back, between two trials; whether there is one."""
+        return self.promoter.rollback()
 
-    def _drop(self, reason: str) -> None:
-        assert self._candidate is not None
-        self._news.append({"report": "dropped", "generation": self._candidate.slot.generation, "reason": reason})
-        self._candidate = None
+    def freeze(self) -> None:
+        """Set the output to zero until :meth:`resume`."""
+        if not self._frozen:
+            self._frozen = True
+            self._news.append({"report": "frozen", "bin": self._seq})
 
+    def resume(self) -> None:
+        """Let the output move again: over ``blend_bins`` from zero, and within the limit of acceleration."""
+        if self._frozen:
+            self._frozen, self._ramp = False, self._ramp_bins
+            self._news.append({"report": "resumed", "bin": self._seq})
 
-def usable(counts: Counts, channels: int) -> bool:
-    """Whether ``counts`` are ``channels`` numbers from 0 to :data:`MOST_COUNTS`."""
-    return counts.shape == (channels,) and bool(((counts >= 0) & (counts <= MOST_COUNTS)).all())  # no NaN passes either
+    def news(self) -> list[dict[str, Any]]:
+        """Reports of what happened since the last call, as dictionaries; faults come first."""
+        own, self._news = self._news, []
+        return [*self._log.news(), *own, *self.promoter.news()]
 
+    def _decode(self, seq: int, counts: Counts, fill: int, before: Counts) -> tuple[Floats, int]:
+        """Step the leader over ``counts`` (C,), and over ``fill`` bins of its mean first: output (K,), flags.
 
-def finite(state: Any) -> bool:
-    """Whether an array, or all arrays of a (nested) tuple of them, are free of NaN and infinities."""
-    return all(map(finite, state)) if isinstance(state, tuple) else bool(np.isfinite(state).all())
+        ``before`` is what it saw last: that stands in for later bins where this one has to be forgotten.
+        """
+        promoter, leader = self.promoter, self.promoter.leader
+        for k in range(seq - fill, seq):
+            self._step(k, leader.checks.mean)
+        stepped = self._step(seq, counts)
+        if stepped is None:
+            self._checked = self._checked._replace(good=before)
+            promoter.failed()
+            return self._safety.zero(), _BAD
+        values, clamped = stepped
+        flags = _CLAMPED if clamped else 0
+        if (blended := promoter.blend(values)) is not None:
+            values, flags = blended, flags | _BLENDING
+        if self._settle:
+            self._settle -= 1
+            return self._safety.zero(), flags
+        if self._ramp and not self._frozen:
+            values, flags = values * (1.0 - self._ramp / (self._ramp_bins + 1)), flags | _BLENDING
+            self._ramp -= 1
+        values, cut = self._safety.step(self._values, values)
+        return values, flags | _CLAMPED if cut else flags
+
+    def _step(self, seq: int, counts: Counts) -> tuple[Floats, bool] | None:
+        """Step the leader and tell those who follow; None for a state that is not finite: it would never become so again."""
+        leader = self.promoter.leader
+        if leader.from_seq is None:
+            leader.from_seq = seq
+        state, values, clamped = self._pipeline.step(leader.state, counts, leader.read_in)
+        if not (finite(values) and finite_all(state)):
+            return None
+        leader.state = state
+        self.promoter.seen(Seen(seq, counts, values, clamped))
+        return values, clamped
+
+    def _anew(self) -> None:
+        """Start every state anew with the next bin."""
+        self.promoter.anew()
+        self._settle = self._settle_bins
+
+    def _new_sender(self) -> None:
+        """Forget the trial: a sender that was started anew may be in the middle of one."""
+        self._trial, self._inside, self._unsure = TrialClock(self._bin_s), False, True

@@ -67,7 +67,16 @@ def _run(shared: Shared, config: LiveConfig, pipe: Connection[Any, Any], schedul
                 "scheduler": scheduler,
             },
         )
-        loop = DecodeLoop(pipeline, bundle.read_in, m.generation, m.bin_s)
+        loop = DecodeLoop(
+            pipeline,
+            bundle.read_in,
+            m.generation,
+            m.bin_s,
+            scale=m.scale,
+            checks=config.checks,
+            safety=config.safety,
+            promotion=config.promotion,
+        )
         gc.collect()
         gc.freeze()  # what is here now stays: no collection need look at it again
         why = _decode(shared, loop, source, sink, pipe, config.stale_s)
@@ -91,6 +100,8 @@ def _decode(shared: Shared, loop: DecodeLoop, source: Source, sink: Sink, pipe: 
                 shared.ring.put(item)
                 continue
             decoded = loop.on_bin(item)
+            if decoded is None:
+                continue
             sink.write(decoded)
             bins += 1
             if not decoded.flags & Flags.BAD_COUNTS:  # else left out: a trial with a bin missing is not calibrated on

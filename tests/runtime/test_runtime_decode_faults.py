@@ -9,13 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle
+from bci_align.config import ChecksConfig
 from bci_align.models.encoder import ReadIn
-from bci_align.runtime.decode_loop import MOST_COUNTS, DecodeLoop
+from bci_align.runtime.decode_loop import DecodeLoop
+from bci_align.runtime.slots import Seen
 from bci_align.session.types import Session
 from bci_align.streams.contract import Bin, Flags
 
 from .fakes import LeakyPipeline, read_in
-from .test_runtime_decode_loop import BIN_S, bin_at, counts, feed, new_loop, values
+from .test_runtime_decode_loop import AT_ONCE, BIN_S, SCALE, bin_at, counts, decode, feed, new_loop, values
 
 
 def test_a_candidate_that_gives_nonsense_is_dropped_before_it_decodes() -> None:
@@ -45,8 +47,7 @@ def test_bad_counts_never_reach_the_encoder() -> None:
     assert [s.seq_in for s in out if s.flags & Flags.BAD_COUNTS] == [10, 11, 12]
     assert np.array_equal(values(out), LeakyPipeline().run(stand_in, read_in(0)))
     assert loop.bad == 3
-    out = [loop.on_bin(Bin(30, 0.7, np.ones(4, np.float32)))]
-    assert out[0].flags & Flags.BAD_COUNTS
+    assert decode(loop, Bin(30, 0.62, np.ones(4, np.float32))).flags == Flags.BAD_COUNTS | Flags.MALFORMED
 
 
 def test_one_absurd_count_does_not_poison_what_follows(bundle: Bundle, days: tuple[Session, Session]) -> None:
@@ -55,15 +56,16 @@ def test_one_absurd_count_does_not_poison_what_follows(bundle: Bundle, days: tup
     broken, stand_in = x.copy(), x.copy()
     broken[10, 0], stand_in[10] = 3e38, x[9]
     pipeline = bundle.pipeline()
-    out = feed(DecodeLoop(pipeline, bundle.read_in, 0, bundle.manifest.bin_s), broken, 0, 60)
+    out = feed(DecodeLoop(pipeline, bundle.read_in, 0, bundle.manifest.bin_s, scale=bundle.manifest.scale), broken, 0, 60)
     assert [s.seq_in for s in out if s.flags & Flags.BAD_COUNTS] == [10]
     assert np.array_equal(values(out), pipeline.run(stand_in, bundle.read_in))
 
 
 def test_the_most_counts_are_believed() -> None:
-    loop, _ = new_loop()
-    assert not loop.on_bin(bin_at(0, np.full(5, MOST_COUNTS, np.float32))).flags & Flags.BAD_COUNTS
-    assert loop.on_bin(bin_at(1, np.full(5, MOST_COUNTS * 1.01, np.float32))).flags & Flags.BAD_COUNTS
+    most = 1e3 * BIN_S
+    loop, _ = new_loop(checks=ChecksConfig(most_hz=1e3, flood_sd=1e6))
+    assert decode(loop, bin_at(0, np.full(5, most, np.float32))).flags == 0
+    assert decode(loop, bin_at(1, np.full(5, most * 1.01, np.float32))).flags == Flags.BAD_COUNTS | Flags.IMPLAUSIBLE
 
 
 class _Overflowing(LeakyPipeline):
@@ -86,7 +88,7 @@ class _Overflowing(LeakyPipeline):
 
 @pytest.mark.parametrize("where", ["output", "state"])
 def test_a_network_that_overflows_keeps_its_state_and_sends_zeros(where: str) -> None:
-    loop = DecodeLoop(_Overflowing(where), read_in(0), 0, BIN_S)
+    loop = DecodeLoop(_Overflowing(where), read_in(0), 0, BIN_S, scale=SCALE, promotion=AT_ONCE)
     x = np.minimum(counts(40), 5)
     broken = x.copy()
     broken[20, 0], broken[21, 1] = 7, np.nan
@@ -98,22 +100,22 @@ def test_a_network_that_overflows_keeps_its_state_and_sends_zeros(where: str) ->
     assert np.array_equal(np.delete(values(out), 20, 0), LeakyPipeline().run(seen, read_in(0)))
     loop.offer(read_in(1), 1)  # a candidate does not see it either
     loop.idle(100)
-    assert loop.on_bin(bin_at(40, x[0])).generation == 1
+    assert decode(loop, bin_at(40, x[0])).generation == 1
 
 
 def test_a_candidate_whose_state_overflows_is_dropped() -> None:
-    loop = DecodeLoop(_Overflowing("state"), read_in(0), 0, BIN_S)
+    loop = DecodeLoop(_Overflowing("state"), read_in(0), 0, BIN_S, scale=SCALE, promotion=AT_ONCE)
     x = np.minimum(counts(40), 5)
     feed(loop, x, 0, 20)
     loop.offer(read_in(1), 1)
     loop.idle(100)
-    loop._candidate.behind.append((20, np.full(5, 7, np.float32)))  # type: ignore[union-attr]
+    loop.promoter._candidate.behind.append(Seen(20, np.full(5, 7, np.float32)))  # type: ignore[union-attr]
     loop.idle(1)
     assert [n["report"] for n in loop.news()] == ["warm", "dropped"]
 
 
 def test_bad_counts_before_any_good_ones() -> None:
     loop, _ = new_loop()
-    sample = loop.on_bin(bin_at(0, np.full(5, np.nan, np.float32)))
+    sample = decode(loop, bin_at(0, np.full(5, np.nan, np.float32)))
     assert sample.flags & Flags.BAD_COUNTS
     assert np.array_equal(sample.values, LeakyPipeline().run(read_in(0).mean[None], read_in(0))[0])

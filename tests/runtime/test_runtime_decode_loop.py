@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle
-from bci_align.errors import StreamError
+from bci_align.config import PromotionConfig
 from bci_align.models.encoder import ReadIn
 from bci_align.runtime.decode_loop import HISTORY, DecodeLoop
 from bci_align.session.types import Session
@@ -26,15 +28,29 @@ def bin_at(k: int, x: NDArray[np.float32]) -> Bin:
     return Bin(k, (k + 1) * BIN_S, x)
 
 
-def new_loop() -> tuple[DecodeLoop, LeakyPipeline]:
+AT_ONCE = PromotionConfig(shadow_bins=0, probation_bins=0)
+"""A candidate leads as soon as it has caught up, and for good."""
+
+SCALE = (10.0, 10.0)
+
+
+def new_loop(**config: Any) -> tuple[DecodeLoop, LeakyPipeline]:
+    """A loop without shadow or probation, if ``config`` does not say otherwise."""
     pipeline = LeakyPipeline()
-    return DecodeLoop(pipeline, read_in(0), 0, BIN_S), pipeline
+    return DecodeLoop(pipeline, read_in(0), 0, BIN_S, scale=SCALE, **{"promotion": AT_ONCE} | config), pipeline
+
+
+def decode(loop: DecodeLoop, item: Bin) -> Decoded:
+    """Decode a bin that gives a sample."""
+    sample = loop.on_bin(item)
+    assert sample is not None
+    return sample
 
 
 def feed(loop: DecodeLoop, x: NDArray[np.float32], start: int, stop: int, idle: int = 4) -> list[Decoded]:
     out = []
     for k in range(start, stop):
-        out.append(loop.on_bin(bin_at(k, x[k])))
+        out.append(decode(loop, bin_at(k, x[k])))
         loop.idle(idle)
     return out
 
@@ -68,7 +84,7 @@ def test_a_candidate_catches_up_in_bounded_steps_and_then_decodes_as_if_it_alway
     assert out[first].flags & Flags.SWAPPED
     assert sum(bool(s.flags & Flags.SWAPPED) for s in out) == 1
     news = loop.news()
-    assert [n["report"] for n in news] == ["warm", "swapped"]
+    assert [n["report"] for n in news] == ["warm", "swapped", "committed"]
     assert news[1] == {"report": "swapped", "generation": 1, "bin": 1000 + first, "warm_from_seq": 1000 - HISTORY}
     expected = LeakyPipeline().run(x[1000 - HISTORY :], read_in(1))[HISTORY + first :]
     assert np.array_equal(values(out[first:]), expected)
@@ -114,7 +130,7 @@ def contiguous(loop: DecodeLoop, x: NDArray[np.float32], edges: list[float], lat
                 if n:
                     loop.on_event(TrialEvent(t, END, True))
                 loop.on_event(TrialEvent(t, START))
-        out.append(loop.on_bin(bin_at(k, x[k])))
+        out.append(decode(loop, bin_at(k, x[k])))
         if k == 11:
             loop.offer(read_in(1), 1)
         loop.idle(100)
@@ -173,7 +189,7 @@ def test_the_generation_before_is_kept() -> None:
         loop.offer(read_in(generation), generation)
         loop.idle(100)
         feed(loop, x, 10 * generation, 10 * generation + 10)
-        kept = loop.slots[1 - loop.live]
+        kept = loop.promoter.slots[1 - loop.promoter.live]
         assert loop.incumbent.generation == generation
         assert kept is not None
         assert kept.generation == generation - 1
@@ -189,31 +205,38 @@ def test_a_newer_candidate_replaces_one_that_waits() -> None:
     loop.idle(100)
     out = feed(loop, counts(20), 10, 12)
     assert {s.generation for s in out} == {2}
-    assert [(n["report"], n["generation"]) for n in loop.news()] == [("dropped", 1), ("warm", 2), ("swapped", 2)]
+    assert [(n["report"], n["generation"]) for n in loop.news()] == [
+        ("dropped", 1),
+        ("warm", 2),
+        ("swapped", 2),
+        ("committed", 2),
+    ]
 
 
 def test_gaps_are_flagged_and_counted() -> None:
     loop, _ = new_loop()
     x = counts(30)
-    out = [loop.on_bin(bin_at(k, x[k])) for k in (3, 4, 7, 8, 20)]
+    out = [decode(loop, bin_at(k, x[k])) for k in (3, 4, 7, 8, 20)]
     assert [s.seq_in for s in out if s.flags & Flags.GAP] == [7, 20]
     assert loop.gaps == 2 + 11
     assert np.array_equal(values(out), LeakyPipeline().run(x[[3, 4, 7, 8, 20]], read_in(0)))
 
 
-@pytest.mark.parametrize("seq", [5, 4])
-def test_no_bin_is_decoded_twice(seq: int) -> None:
-    loop, _ = new_loop()
+@pytest.mark.parametrize(("seq", "flag"), [(5, Flags.DUPLICATE), (4, Flags.DUPLICATE), (2, Flags.OUT_OF_ORDER)])
+def test_no_bin_is_decoded_twice(seq: int, flag: Flags) -> None:
+    loop, pipeline = new_loop()
     x = counts(10)
-    feed(loop, x, 0, 6)
-    with pytest.raises(StreamError, match=f"expected a bin after number 5, found {seq}"):
-        loop.on_bin(bin_at(seq, x[seq]))
+    feed(loop, np.delete(x, 2, 0), 0, 2)
+    feed(loop, x, 3, 6)
+    assert loop.on_bin(bin_at(seq, x[seq])) is None
+    assert pipeline.steps == 5
+    assert [s.flags for s in feed(loop, x, 6, 8)] == [flag, 0]
 
 
 def test_clamped_outputs_are_flagged() -> None:
     loop, _ = new_loop()
     x = counts(20)
-    x[10:] = 1e4
+    x[10:] = 15
     out = feed(loop, x, 0, 20)
     assert not out[5].flags & Flags.CLAMPED
     assert out[15].flags & Flags.CLAMPED
@@ -225,14 +248,14 @@ def test_any_sequence_of_offers_and_trials(seed: int) -> None:
     rng = np.random.default_rng(seed)
     s = small_session(seed, bins=900)
     x = s.counts.astype(np.float32)
-    loop = DecodeLoop(LeakyPipeline(), read_in(0), 0, s.bin_s)
+    loop = DecodeLoop(LeakyPipeline(), read_in(0), 0, s.bin_s, scale=SCALE, promotion=AT_ONCE)
     offers = {int(k): n + 1 for n, k in enumerate(np.sort(rng.choice(900, 6, replace=False)))}
     out, swaps = [], []
     for item in stream(s, 3.21):
         if isinstance(item, TrialEvent):
             loop.on_event(item)
             continue
-        out.append(loop.on_bin(item))
+        out.append(decode(loop, item))
         if item.seq in offers:
             loop.offer(read_in(offers[item.seq]), offers[item.seq])
         for _ in range(int(rng.integers(0, 3))):
@@ -260,7 +283,7 @@ def test_warming_is_enough_for_the_real_pipeline(bundle: Bundle, days: tuple[Ses
     r = bundle.read_in
     other = ReadIn(r.mean * 0.8, r.gain * 1.2, r.weight + 0.05 * rng.standard_normal(r.weight.shape).astype(np.float32), r.bias)
     pipeline = bundle.pipeline()
-    loop = DecodeLoop(pipeline, r, 0, bundle.manifest.bin_s)
+    loop = DecodeLoop(pipeline, r, 0, bundle.manifest.bin_s, scale=bundle.manifest.scale, promotion=AT_ONCE)
     out = feed(loop, x, 0, 900)
     loop.offer(other, 1)
     out += feed(loop, x, 900, 1100)

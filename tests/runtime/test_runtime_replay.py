@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle, load_bundle
-from bci_align.config import AlignConfig, GateConfig, LiveConfig
+from bci_align.config import AlignConfig, GateConfig, LiveConfig, PromotionConfig
 from bci_align.errors import ConfigError, MismatchError, SessionError
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.player import script
@@ -37,10 +37,11 @@ GENTLE = GateConfig(
 
 
 def config_for(bundle: Bundle, out: Path, **more: Any) -> LiveConfig:
+    """A short alignment whose candidate leads as soon as it is warm, and for good."""
     short = AlignConfig(steps=3, batch=4, refine_from=2)
-    return LiveConfig.model_validate(
-        {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "out": str(out)} | more
-    )
+    at_once = PromotionConfig(shadow_bins=0, probation_bins=0)
+    base = {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "promotion": at_once}
+    return LiveConfig.model_validate(base | {"out": str(out)} | more)
 
 
 def offline(bundle: Bundle, session: Session, result: ReplayResult) -> NDArray[np.float64]:

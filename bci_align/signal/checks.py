@@ -1,0 +1,249 @@
+"""Per-bin checks: is this the next bin, did it come when it should, can its counts be believed.
+
+A step object: ``state0()``, ``step(state, bin) -> (state, result)``, pure and without a clock of its own, so that a recording
+checks to the same result as the live stream. What every fault means and what is done about it is
+:class:`~bci_align.config.ChecksConfig`.
+
+What moves a bin's place in the stream:
+
+* the next number: taken; a later number: taken, the bins between are a ``GAP``;
+* a number that was taken already: ``DUPLICATE``; an earlier one that was not: ``OUT_OF_ORDER``; both are left out;
+* :data:`NEW_COUNT` bins left out that follow each other, and are far behind or newer in time: the sender has begun to count anew
+  without a word; the last of them is taken as its first (``RESTARTED``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bci_align.config import ChecksConfig
+from bci_align.models.encoder import ReadIn
+from bci_align.streams.contract import Bin, Flags
+
+Counts = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+WINDOW = 64
+"""Bins back in which a duplicate is told from a bin out of order; what is further behind is another count."""
+
+NEW_COUNT = 5
+"""Bins left out in a row that, following each other, are a sender's new count."""
+
+FORGET = 2e-4
+"""Seconds per second by which the earliest arrival is forgotten: two clocks drift apart by a tenth of it."""
+
+IMPROBABLE = 1e-9
+"""Probability of a silence, at a channel's own rate, below which it is one: an hour of an array holds a million chances."""
+
+_GAP, _BAD, _DUPLICATE, _ORDER = int(Flags.GAP), int(Flags.BAD_COUNTS), int(Flags.DUPLICATE), int(Flags.OUT_OF_ORDER)
+_JUMP, _LATE, _RESTARTED, _MALFORMED = int(Flags.TIME_JUMP), int(Flags.LATE), int(Flags.RESTARTED), int(Flags.MALFORMED)
+_NON_FINITE, _NEGATIVE, _IMPLAUSIBLE = int(Flags.NON_FINITE), int(Flags.NEGATIVE), int(Flags.IMPLAUSIBLE)
+_SILENT, _SATURATED = int(Flags.SILENT), int(Flags.SATURATED)
+_UNUSABLE = _NON_FINITE | _NEGATIVE | _IMPLAUSIBLE | _MALFORMED
+_NEVER = 2**62
+
+
+class CheckState(NamedTuple):
+    """What the checks remember of the stream; never changed in place."""
+
+    seq: int | None
+    """Number of the last bin that was taken, None before the first."""
+    t: float
+    """Its time, seconds on the sender's clock."""
+    seen: int
+    """Bit k: bin ``seq - k`` was taken."""
+    early: float
+    """Smallest ``arrived - t`` of late, seconds."""
+    raw: Counts
+    """Counts as they came (C,)."""
+    run: NDArray[np.int64]
+    """Bins in a row, beyond the first, that each channel sits at this count (C,)."""
+    good: Counts
+    """What the encoder saw last (C,)."""
+    other: tuple[int, int]
+    """Of bins left out: the number that would follow, and how many have followed each other."""
+
+
+class Checked(NamedTuple):
+    """What the checks say of one bin."""
+
+    flags: int
+    """Bits of :class:`~bci_align.streams.contract.Flags`."""
+    counts: Counts | None
+    """What the encoder shall see (C,) float32; None: nothing."""
+    t: float = math.nan
+    """The bin's time; where that is no number, what the bin's number says, seconds."""
+    left_out: bool = False
+    """The bin is no news: no sample for it, and no step."""
+    zero: bool = False
+    """Where the encoder sees nothing: the output is zero at once instead of decaying."""
+    missing: int = 0
+    """Bins before this one that never arrived."""
+    fill: int = 0
+    """Steps of :attr:`Checks.mean` that the encoder shall take first, in their place."""
+    anew: bool = False
+    """The encoder's state shall start anew with this bin."""
+    culprits: dict[int, Mask] = {}  # noqa: RUF012
+    """Channels (C,) at fault, by flag; never filled in place."""
+
+
+class Checks:
+    """The checks of one read-in's channels.
+
+    Parameters
+    ----------
+    read_in
+        Its mean is what ``fill`` puts in and, with its gain, what tells a silent channel from one that seldom speaks. A channel
+        of gain 0 is not listened to and never silent.
+    bin_s
+        Bin width, seconds.
+    config
+        Faults and policies.
+    """
+
+    def __init__(self, read_in: ReadIn, bin_s: float, config: ChecksConfig) -> None:
+        self._config, self._bin_s = config, bin_s
+        self.mean: Counts = np.asarray(read_in.mean, np.float32)
+        self.channels = len(self.mean)
+        self._most = config.most_hz * bin_s
+        self._jump, self._late = config.time_jump_bins * bin_s, config.late_bins * bin_s
+        with np.errstate(all="ignore"):  # a read-in that is not finite is refused elsewhere
+            sd = 1.0 / np.asarray(read_in.gain, np.float64)
+            self._flood = (self.mean + config.flood_sd * sd).astype(np.float32)
+            self._flooded = config.flooded * self.channels
+            improbable = silence(self.mean.astype(np.float64), sd)
+            limit = np.maximum(np.ceil(config.silent_s / bin_s), np.ceil(improbable)) - 1
+            self._silent = np.where(limit < _NEVER, limit, _NEVER).astype(np.int64)
+        self._saturated = config.saturated_bins - 1
+        self._policy = {
+            _GAP: config.gap,
+            _JUMP: config.time_jump,
+            _NON_FINITE: config.non_finite,
+            _NEGATIVE: config.negative,
+            _IMPLAUSIBLE: config.implausible,
+            _SILENT: config.silent,
+            _SATURATED: config.saturated,
+            _LATE: config.late,
+            _MALFORMED: "hold",
+        }
+
+    def state0(self) -> CheckState:
+        """Give the state before the first bin."""
+        c = self.channels
+        nothing = np.full(c, np.nan, np.float32)
+        return CheckState(None, math.nan, 0, math.inf, nothing, np.zeros(c, np.int64), self.mean, (0, 0))
+
+    def reconnected(self, state: CheckState) -> CheckState:
+        """``state`` after a break in the connection: the way here may have another length."""
+        return state._replace(early=math.inf)
+
+    def renumbered(self, state: CheckState) -> CheckState:
+        """``state`` for a sender whose numbers and times begin anew."""
+        return state._replace(seq=None, t=math.nan, seen=0, early=math.inf, other=(0, 0))
+
+    def step(self, state: CheckState, item: Bin) -> tuple[CheckState, Checked]:
+        """Check one bin."""
+        seq, t, arrived, flags, missing = item.seq, item.t, item.arrived, 0, 0
+        last, early = state.seq, state.early
+        if last is None:
+            seen, early = 1, math.inf
+            t = t if math.isfinite(t) else 0.0
+        else:
+            ahead = seq - last
+            if ahead <= 0:
+                return self._behind(state, item, -ahead)
+            seen = (state.seen << ahead | 1) & (2**WINDOW - 1) if ahead < WINDOW else 1
+            if ahead > 1:
+                flags, missing = _GAP, ahead - 1
+            expected = state.t + ahead * self._bin_s
+            if not abs(t - expected) <= self._jump:
+                flags |= _JUMP
+                t, early = (t if math.isfinite(t) else expected), math.inf
+            early += FORGET * ahead * self._bin_s
+        lag = arrived - t
+        if math.isfinite(lag):
+            if lag - early > self._late:
+                flags |= _LATE
+            early = min(early, lag)
+        raw, found, culprits = self._channels(item.counts)
+        flags |= found
+        run = (state.run + 1) * (raw == state.raw)
+        over = run >= np.where(raw > 0, self._saturated, self._silent)
+        if np.count_nonzero(over):
+            for bit, mask in ((_SILENT, over & (raw == 0)), (_SATURATED, over & (raw > 0))):
+                if np.count_nonzero(mask):
+                    flags |= bit
+                    culprits = culprits | {bit: mask}
+        if not flags:
+            return CheckState(seq, t, seen, early, raw, run, raw, (0, 0)), Checked(0, raw, t)
+        counts, zero = self._stand_in(flags, raw, state.good, culprits)
+        good = state.good if counts is None else counts
+        fills = missing > 0 and self._config.gap == "fill"
+        fill = missing if fills and missing <= self._config.fill_most else 0
+        if flags & _UNUSABLE:
+            flags |= _BAD
+        result = Checked(flags, counts, t, False, zero, missing, fill, fills and not fill, culprits)
+        return CheckState(seq, t, seen, early, raw, run, good, (0, 0)), result
+
+    def _behind(self, state: CheckState, item: Bin, behind: int) -> tuple[CheckState, Checked]:
+        """Leave out a bin that is ``behind`` bins before the last one, or find that its sender counts anew."""
+        known = behind < WINDOW and state.seen >> behind & 1
+        follows, row = state.other
+        row = row + 1 if row and item.seq == follows else 1
+        if row >= NEW_COUNT and (behind >= WINDOW or item.t > state.t):
+            state, checked = self.step(self.renumbered(state), item)
+            return state, checked._replace(flags=checked.flags | _ORDER | _RESTARTED, anew=True)
+        flag = _DUPLICATE if known else _ORDER
+        return state._replace(other=(item.seq + 1, row)), Checked(flag, None, item.t, left_out=True)
+
+    def _channels(self, counts: Counts) -> tuple[Counts, int, dict[int, Mask]]:
+        """Counts (C,) as float32, what is wrong with them, and where."""
+        if counts.dtype != np.float32:
+            with np.errstate(over="ignore"):  # what does not fit is infinite, and found below
+                counts = counts.astype(np.float32)
+        if counts.shape != self.mean.shape:
+            return np.full(self.channels, np.nan, np.float32), _MALFORMED, {}
+        # NaN passes neither comparison.
+        if not (np.minimum.reduce(counts) >= 0 and np.maximum.reduce(counts) <= self._most):
+            found: dict[int, Mask] = {}
+            finite = np.isfinite(counts)
+            masks = ((_NON_FINITE, ~finite), (_NEGATIVE, finite & (counts < 0)), (_IMPLAUSIBLE, finite & (counts > self._most)))
+            for bit, mask in masks:
+                if mask.any():
+                    found[bit] = mask
+            return counts, sum(found), found
+        over = counts > self._flood
+        if np.count_nonzero(over) > self._flooded:
+            return counts, _IMPLAUSIBLE, {_IMPLAUSIBLE: over}
+        return counts, 0, {}
+
+    def _stand_in(self, flags: int, raw: Counts, good: Counts, culprits: dict[int, Mask]) -> tuple[Counts | None, bool]:
+        """What the encoder sees of a faulty bin, and whether the output is zero if that is nothing: the strictest policy wins."""
+        said = {self._policy[bit] for bit in self._policy if flags & bit}
+        if "zero" in said or "decay" in said:
+            return None, "zero" in said
+        if any(flags & bit and self._policy[bit] == "hold" for bit in (_NON_FINITE, _NEGATIVE, _IMPLAUSIBLE, _MALFORMED)):
+            return good, False
+        masks = [mask for bit, mask in culprits.items() if self._policy[bit] == "fill"]
+        if masks:
+            raw = np.where(np.logical_or.reduce(masks), self.mean, raw)
+        return raw, False
+
+
+def silence(mean: NDArray[np.float64], sd: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bins of silence that have probability :data:`IMPROBABLE` for channels of ``mean`` and ``sd`` (C,) spikes per bin.
+
+    Counts are taken as Poisson, or as negative binomial where they are spread wider: a neuron that bursts is silent for longer.
+    Infinite for a channel that never fires.
+    """
+    with np.errstate(all="ignore"):
+        fano = np.maximum(sd * sd / mean, 1.0)
+        excess = fano - 1.0
+        per_bin = mean * np.where(excess > 1e-6, np.log(fano) / excess, 1.0)
+        bins = -math.log(IMPROBABLE) / per_bin
+    speaks = (mean > 0) & np.isfinite(sd) & (per_bin > 0)
+    return np.where(speaks, bins, np.inf)
