@@ -219,9 +219,9 @@ class DecodeLoop:
         checks = Checks(read_in, self._bin_s, self._config)
         self.promoter.offer(Slot(read_in, generation, self._pipeline.state0(), checks))
 
-    def idle(self, steps: int) -> None:
-        """Step those who follow the leader by at most ``steps`` bins."""
-        self.promoter.idle(steps)
+    def idle(self, steps: int) -> bool:
+        """Step those who follow the leader by at most ``steps`` bins; false if nobody does, so that nothing has changed."""
+        return self.promoter.idle(steps)
 
     def promote(self) -> bool:
         """Let the candidate lead once it has passed its shadow; whether there is one."""

@@ -185,8 +185,9 @@ class Promoter:
             if comparison is not None:
                 comparison.cut()
 
-    def idle(self, steps: int) -> None:
-        """Step those who follow by at most ``steps`` bins together; the generation before comes first."""
+    def idle(self, steps: int) -> bool:
+        """Step those who follow by at most ``steps`` bins together, the generation before first; whether anybody follows."""
+        busy = self._candidate is not None or self._beside is not None
         for _ in range(steps):
             if self._beside is not None and self._beside.behind:
                 self._step_beside()
@@ -200,8 +201,8 @@ class Promoter:
         if c is not None and not c.warm and not c.behind:
             c.warm = True
             self._tell("warm", c.slot.generation)
-            if self._shadow is None:
-                self._passed = True
+            self._passed = self._passed or self._shadow is None
+        return busy
 
     def news(self) -> list[dict[str, Any]]:
         """Reports since the last call."""

@@ -46,16 +46,15 @@ def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any]) -> None
     try:
         shared = Shared.attach(layout)
         try:
-            failed = _Recorder(shared, config, pipe).run()
+            recorder = _Recorder(shared, config, pipe)
+            if recorder.run():
+                # HDF5 would try to write the rest once nobody holds the file any more, and crash over it.
+                os._exit(0)
         finally:
             shared.close()
     except Exception as e:
         send(pipe, fault(e))
         raise SystemExit(1) from None
-    if failed:
-        # HDF5 would try to write the rest at exit, and crash over it.
-        pipe.close()
-        os._exit(0)
 
 
 class _Recorder:

@@ -54,6 +54,19 @@ class SealedRing:
         self._slots[number % self.capacity] = self._bytes
         self._head[0] = number + 1
 
+    def commit_all(self, rows: NDArray[np.uint8]) -> None:
+        """Number, seal and publish records given as their bytes (n, itemsize), at less cost than one by one."""
+        words, number = rows.view(np.int64), self.head
+        words[:, 0] = np.arange(number, number + len(rows))
+        words[:, -1] = [zlib.crc32(row[:-8].data) for row in rows]
+        done = 0
+        while done < len(rows):
+            at = (number + done) % self.capacity
+            some = rows[done : done + self.capacity - at]
+            self._slots[at : at + len(some)] = some
+            done += len(some)
+        self._head[0] = number + len(rows)
+
     def copy(self, number: int) -> NDArray[np.uint8] | None:
         """The bytes of record ``number``, or None while it is not (or no longer, or not yet wholly) there."""
         row = self._slots[number % self.capacity].copy()

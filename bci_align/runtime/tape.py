@@ -3,13 +3,14 @@
 It is enough to decode again to the same bytes: the loop has no clock and no chance of its own, so its calls with their
 arguments are all that a replay needs. One record holds one call and its outcome. What is longer than a record (a read-in, a
 sentence, the first words) goes over several: the first holds how many bytes there are, and :attr:`Op.PART` the rest. Left out
-are calls that cannot have changed anything: ``tick`` that gave nothing after a bin whose arrival is known, ``idle`` of a loop
-that is not ``busy``, ``news`` without news.
+are calls that cannot have changed anything: ``tick`` that gave nothing after a bin whose arrival is known, ``idle`` with
+nobody to step, ``news`` without news.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,6 @@ class Tape(SealedRing):
         self._values: NDArray[np.float64] = self.record["values"]
         self._counts: NDArray[np.float32] = self.record["counts"]
         self._room = self.dtype.itemsize - DATA - 8
-        self._data = self._bytes[DATA:-8].data
 
     @staticmethod
     def room_for(channels: int, outputs: int) -> int:
@@ -128,12 +128,15 @@ class Tape(SealedRing):
 
     def long(self, op: Op, data: bytes) -> None:
         """Write ``data`` over as many records as it takes."""
-        for at in range(0, max(len(data), 1), self._room):
-            part = data[at : at + self._room]
-            first = at == 0
-            _FIELDS.pack_into(self._bytes.data, _AT, op if first else Op.PART, len(data), at // self._room, *[0] * 8)
-            self._data[: len(part)] = part
-            self.commit()
+        parts = max(-(-len(data) // self._room), 1)
+        rows = np.zeros((parts, self.dtype.itemsize), np.uint8)
+        records = rows.view(self.dtype)
+        records["op"], records["what"], records["seq"] = Op.PART, len(data), np.arange(parts)[:, None]
+        records["op"][0] = op
+        padded = np.zeros(parts * self._room, np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)
+        rows[:, DATA:-8] = padded.reshape(parts, self._room)
+        self.commit_all(rows)
 
     def fits(self, counts: NDArray[Any]) -> bool:
         """Whether ``counts`` go into a record as they are."""
@@ -162,7 +165,7 @@ class TapedLoop:
             gave = self._loop.on_bin(item)
             raised = False
         finally:  # a bin that the loop cannot bear is the one that must be found on the tape
-            self._timeless = item.arrived != item.arrived  # NaN: the loop goes by the next tick then
+            self._timeless = not math.isfinite(item.arrived)  # then the loop goes by the next tick
             if self._tape.fits(item.counts):
                 self._tape.call(Op.BIN, gave, seq=item.seq, t=item.t, arrived=item.arrived, counts=item.counts, raised=raised)
             else:
@@ -195,12 +198,12 @@ class TapedLoop:
         self._loop.offer(read_in, generation)
         self._tape.long(Op.OFFER, struct.pack("<q", generation) + pack_read_in(read_in))
 
-    def idle(self, steps: int) -> None:
+    def idle(self, steps: int) -> bool:
         """Let the loop work on its candidate."""
-        busy = self._loop.busy
-        self._loop.idle(steps)
+        busy: bool = self._loop.idle(steps)
         if busy:
             self._tape.call(Op.IDLE, None, what=steps)
+        return busy
 
     def malformed(self, n: int) -> None:
         """Tell the loop of messages that could not be understood."""
