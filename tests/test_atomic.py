@@ -2,11 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bci_align.atomic import write_directory, write_file
+from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.errors import BciAlignError, BundleError
 
 
@@ -125,3 +128,44 @@ def test_a_kill_leaves_no_half_written_directory(tmp_path: Path, where: str) -> 
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "b").exists()
+
+
+GENERATIONS = """
+import sys
+from pathlib import Path
+from bci_align.atomic import write_directory, write_file
+out, bundle = Path(sys.argv[1]), {p.name: p.read_bytes() for p in Path(sys.argv[2]).iterdir()}
+n = sum(p.name.startswith("gen-") for p in out.iterdir())
+print("ready", flush=True)
+while True:
+    n += 1
+    path = out / f"gen-{n:04d}"
+    with write_directory(path) as temporary:  # as a generation is saved
+        for name, data in bundle.items():
+            (temporary / name).write_bytes(data)
+    with write_file(out / "committed", overwrite=True) as temporary:
+        temporary.write_text(path.name)
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_sigkills_while_writing_generations_leave_the_last_good_one(tmp_path: Path, small_bundle: Bundle) -> None:
+    """Killed at any instant, every generation that has its name is whole, and the one named as committed is the last told of."""
+    rng = np.random.default_rng(0)
+    command = [sys.executable, "-c", GENERATIONS, str(tmp_path), str(small_bundle.path)]
+    told = 0
+    for _ in range(10):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.15))
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            told = max([told, *map(int, process.stdout.read().split())])
+        for path in tmp_path.glob("gen-*"):
+            assert load_bundle(path).identity == small_bundle.identity
+        if told:
+            committed = (tmp_path / "committed").read_text()
+            assert int(committed.removeprefix("gen-")) >= told
+            load_bundle(tmp_path / committed)
+    assert told > 0
