@@ -10,6 +10,7 @@ import click
 
 from bci_align.bundle.store import load_bundle
 from bci_align.cli.common import as_json, emit, staged_progress, table
+from bci_align.cli.recordings import replay_recording
 from bci_align.config import LiveConfig
 from bci_align.config import load as load_config
 from bci_align.errors import BciAlignError, ConfigError
@@ -17,6 +18,7 @@ from bci_align.evaluation.replayed import score_replay
 from bci_align.evaluation.score import check
 from bci_align.report.replayed import report_replay
 from bci_align.runtime.live import LiveSystem
+from bci_align.runtime.recording import is_recording
 from bci_align.runtime.replay import ReplayResult, replay
 from bci_align.session import io
 
@@ -46,7 +48,11 @@ class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
 
 @click.command("replay")
 @click.argument("session", type=click.Path(path_type=Path))
-@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Bundle that decodes at the start.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Bundle that decodes at the start; of a recording: where it is now."
+)
+@click.option("--verify", is_flag=True, help="Of a recording: decode it again and compare every byte.")
+@click.option("--with", "other", type=click.Path(path_type=Path), help="Of a recording: decode it by this bundle instead.")
 @click.option("--over", type=click.Choice(["lsl", "zmq"]), default="lsl", show_default=True, help="Transport, both ways.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="Factor of real time, or 'max'.")
 @click.option(
@@ -65,7 +71,9 @@ class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
 @as_json
 def replay_command(
     session: Path,
-    bundle: Path,
+    bundle: Path | None,
+    verify: bool,
+    other: Path | None,
     over: str,
     speed: float | None,
     calibration: int | None,
@@ -78,7 +86,17 @@ def replay_command(
 
     With --speed max the player waits while the aligner works, so every run gives the same result; with a number it keeps the
     pace whatever happens, as a rig does.
+
+    Where SESSION is a recording of the live system (recording-*.h5), no stream is made of it: --verify decodes it again and
+    compares every byte, --with BUNDLE or --config CONFIG.yaml (checks, safety, promotion) say what would have been.
     """
+    if is_recording(session):
+        replay_recording(session, verify, bundle, other, config, out, as_json)
+        return
+    if verify or other is not None:
+        raise ConfigError(f"{session}: --verify and --with are for recordings of the live system, found something else")
+    if bundle is None:
+        raise click.UsageError("Missing option '--bundle'.")
     day, first = io.load(session), load_bundle(bundle)
     check(first, day)
     given = load_config(LiveConfig, config) if config else LiveConfig(bundle=str(bundle))

@@ -9,6 +9,7 @@ import click
 
 from bci_align.cli.common import as_json, emit
 from bci_align.config import load as load_config
+from bci_align.runtime.recording import is_recording
 from bci_align.session import io
 from bci_align.session.describe import describe
 from bci_align.session.importing import import_file
@@ -18,18 +19,25 @@ from bci_align.session.importmap import ImportMap
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--map", "map_path", required=True, type=click.Path(path_type=Path), help="Mapping file; examples in configs/import/."
+    "--map", "map_path", type=click.Path(path_type=Path), help="Mapping file; examples in configs/import/. Recordings need none."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Session file to write (.h5).")
 @click.option("--name", default=None, help="Name of the session; default: the file's.")
 @click.option("--force", is_flag=True, help="Replace an existing session file.")
 @as_json
-def import_command(file: Path, map_path: Path, out: Path, name: str | None, force: bool, as_json: bool) -> None:
-    """Bring a foreign recording FILE (.npz) into a session file.
+def import_command(file: Path, map_path: Path | None, out: Path, name: str | None, force: bool, as_json: bool) -> None:
+    """Bring a foreign recording FILE (.npz), or a recording of the live system (.h5), into a session file.
 
     The mapping file says which array holds the counts, the kinematics and the trial events; no code is written per data set.
     """
-    session = import_file(file, load_config(ImportMap, map_path), name)
+    if map_path is None:
+        if not is_recording(file):
+            raise click.UsageError("Missing option '--map'.")
+        from bci_align.runtime.recorded_session import as_session
+
+        session = as_session(file, name)
+    else:
+        session = import_file(file, load_config(ImportMap, map_path), name)
     io.save(session, out, overwrite=force)
     result = describe(session) | {"session": str(out)}
     emit(result, as_json, lambda: f"{out}: written\n{_lines(result)}")
