@@ -45,6 +45,14 @@ class StreamError(BciAlignError):
     """A stream or socket that never appeared, disappeared, or sent something malformed."""
 
 
+class WrongStream(StreamError, MismatchError):
+    """A stream that is there and is not what was asked for, or not what it was before it went."""
+
+
+class ClockError(StreamError):
+    """Bins and events that are stamped by different clocks; connecting again does not mend it."""
+
+
 class RuntimeFault(BciAlignError):
     """A live process that failed while running."""
 

@@ -8,13 +8,14 @@ from bci_align.config.base import Strict, explain, load, read_yaml
 from bci_align.config.live import LiveConfig
 from bci_align.config.runtime import ControlConfig, DriftConfig, PromotionConfig, RecordConfig, SupervisorConfig
 from bci_align.config.signal import ChecksConfig, Policy, SafetyConfig
-from bci_align.config.streams import EventNames, SinkConfig, SourceConfig
+from bci_align.config.streams import CurveConfig, EventNames, SinkConfig, SourceConfig
 from bci_align.config.training import TrainConfig
 
 __all__ = [
     "AlignConfig",
     "ChecksConfig",
     "ControlConfig",
+    "CurveConfig",
     "DriftConfig",
     "EventNames",
     "GateConfig",

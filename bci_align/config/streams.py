@@ -22,6 +22,18 @@ class EventNames(Strict):
     )
 
 
+class CurveConfig(Strict):
+    """CURVE keys of one ZeroMQ socket, in certificate files as pyzmq writes them; ``bci-align keys DIR`` makes some.
+
+    Without them a socket stays on this machine.
+    """
+
+    secret: str = Field(description="file of our own keys: NAME.key_secret, readable by its owner alone")
+    peers: str = Field(
+        description="public keys, NAME.key: that of the side that binds, or those that may connect to us (a file or a directory)"
+    )
+
+
 class SourceConfig(Strict):
     """Where the counts come from."""
 
@@ -29,6 +41,7 @@ class SourceConfig(Strict):
     stream: str = Field("bci_align_counts", description="LSL: source_id of the counts stream; ZeroMQ: topic")
     markers: str = Field("bci_align_events", description="LSL: source_id of the marker stream; ZeroMQ: topic of events")
     address: str = Field("tcp://127.0.0.1:5571", description="ZeroMQ: where the rig's PUB socket is bound")
+    curve: CurveConfig | None = Field(None, description="ZeroMQ: keys; none: loopback and ipc only")
     connect_timeout_s: float = Field(10.0, gt=0, description="seconds to wait for the stream before giving up")
     events: EventNames = EventNames()
 
@@ -39,3 +52,4 @@ class SinkConfig(Strict):
     kind: str = Field("lsl", description="entry point in bci_align.sinks: lsl, zmq, or a plug-in's name")
     stream: str = Field("bci_align_velocity", description="LSL: source_id of the output stream; ZeroMQ: topic")
     address: str = Field("tcp://127.0.0.1:5572", description="ZeroMQ: address to bind for the output")
+    curve: CurveConfig | None = Field(None, description="ZeroMQ: keys; none: loopback and ipc only")

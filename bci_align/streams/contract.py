@@ -121,6 +121,8 @@ class StreamSpec:
     name: str
     uid: str
     """Identity of this very outlet or socket session; another value after a reconnect means a restarted sender."""
+    format: str = ""
+    """How counts are coded on the wire (``float32``, ``int16``, ...); empty where the transport does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +140,41 @@ class Decoded:
 
 
 class Source(Protocol):
-    """Where the decoder's bins come from. Use: ``open``, ``read`` until done, ``close`` (always)."""
+    """Where the decoder's bins come from. Use: ``open``, ``read`` until done, ``close`` (always).
+
+    One source is one connection: what was lost is opened anew with another one
+    (:class:`~bci_align.streams.reconnect.Reconnecting`).
+    """
+
+    @property
+    def malformed_bins(self) -> int:
+        """Bins and other messages of the counts stream that could not be understood and were left out."""
+        ...
+
+    @property
+    def malformed_events(self) -> int:
+        """The same for trial events."""
+        ...
+
+    @property
+    def last_malformed(self) -> str:
+        """One sentence on the last bin that was left out; empty as long as none was."""
+        ...
 
     def open(self, timeout_s: float) -> StreamSpec:
-        """Find the stream and connect; :class:`~bci_align.errors.StreamError` after ``timeout_s`` seconds without it."""
+        """Find the stream and connect; :class:`~bci_align.errors.StreamError` after ``timeout_s`` seconds without it.
+
+        :class:`~bci_align.errors.WrongStream`, which is one too, for a stream that is there and cannot be used.
+        """
         ...
 
     def read(self, timeout_s: float) -> list[Bin | TrialEvent]:
         """Everything that has arrived, waiting at most ``timeout_s`` for the first item; empty when nothing came.
 
-        Bins in order of ``seq``. An event whose time lies inside or before a bin of the same list stands before that bin
-        where the transport delivered it in time. Raises :class:`~bci_align.errors.StreamError` when the stream is lost.
+        Bins as they came, stamped with their reception: a gap, a repeated or an earlier ``seq`` is the reader's to name. An event
+        whose time lies inside or before a bin of the same list stands before that bin where the transport delivered it in
+        time. Raises :class:`~bci_align.errors.StreamError` when the stream is lost, after all that had come was given, and
+        :class:`~bci_align.errors.ClockError` for events that are not on the bins' clock.
         """
         ...
 
@@ -165,7 +191,10 @@ class Sink(Protocol):
         ...
 
     def write(self, sample: Decoded) -> None:
-        """Publish one sample; never blocks on a slow or absent listener."""
+        """Publish one sample; never blocks on a slow or absent listener, and never fails for one.
+
+        A ``seq_in`` may come again: a stale sample repeats the last bin's.
+        """
         ...
 
     def close(self) -> None:

@@ -15,10 +15,12 @@ import numpy as np
 import pylsl
 
 from bci_align.config import SinkConfig, SourceConfig
-from bci_align.errors import StreamError
+from bci_align.errors import StreamError, WrongStream
 from bci_align.streams import lsl_common as common
 from bci_align.streams.contract import Bin, Decoded, StreamSpec, TrialEvent
 from bci_align.streams.events import EventReader
+from bci_align.streams.lsl_describe import describe, format_name
+from bci_align.streams.lsl_presence import Presence
 from bci_align.streams.lsl_rig import LslRigInlet, LslRigOutlet
 from bci_align.streams.ordering import EventOrder
 
@@ -33,18 +35,26 @@ _DTYPES = {pylsl.cf_float32: np.float32, pylsl.cf_int16: np.int16, pylsl.cf_int3
 class LslSource:
     """Bins and trial events from LSL.
 
-    ``events.malformed`` counts markers that could not be understood. Without a ``seq`` channel the received bins are
-    numbered, and a lost one cannot be told. Where counts and markers come from different machines, whose LSL clocks
-    differ, marker times are moved to the counts' clock; bins keep the sender's time stamps as they are.
+    A marker or a bin that cannot be understood (``seq`` no number of a bin, a time stamp that is not finite) is counted and left
+    out. Without a ``seq`` channel the received bins are numbered, and a lost one cannot be told. Where counts and markers come
+    from different machines, whose LSL clocks differ, marker times are moved to the counts' clock; bins keep the sender's time
+    stamps as they are.
     """
 
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
         self.events = EventReader(config.events)
+        self.malformed_bins = 0
+        self.last_malformed = ""
         self._what = f"LSL stream {config.stream!r}"
         self._counts: Any = None
         self._markers: Any = None
-        self._fault: StreamError | None = None
+        self._fault = ""
+
+    @property
+    def malformed_events(self) -> int:
+        """Markers that could not be understood."""
+        return self.events.malformed
 
     def open(self, timeout_s: float) -> StreamSpec:
         """Find counts and markers by their ``source_id`` and connect; :class:`StreamError` says what was missing."""
@@ -54,20 +64,24 @@ class LslSource:
         try:
             found_markers = common.find(c.markers, common.MARKERS, deadline, timeout_s)
         except StreamError as e:
-            raise StreamError(f"no trial events: {e}") from None
+            raise WrongStream(f"no trial events: {e}") from None
         if found_markers.channel_format() != pylsl.cf_string or found_markers.channel_count() != 1:
-            raise StreamError(
+            raise WrongStream(
                 f"LSL stream {c.markers!r}: expected one channel of strings, found {found_markers.channel_count()} "
-                f"channel(s) of {_format_name(found_markers.channel_format())}"
+                f"channel(s) of {format_name(found_markers.channel_format())}"
             )
         # Markers first: an event must never find its connection still closed when its bin is already under way.
         self._markers, _ = common.connect(found_markers, deadline, timeout_s)
         self._counts, info = common.connect(found, deadline, timeout_s)
         spec, self._has_seq = describe(info, c.stream)
         self._modulus = common.SEQ_MODULUS[info.channel_format()]
+        # Integers may count over their sign; a float has no reason to.
+        self._lowest = -self._modulus if info.channel_format() in (pylsl.cf_int16, pylsl.cf_int32) else 0
         self._buffer = np.empty((_CHUNK, info.channel_count()), dtype=_DTYPES[info.channel_format()])
         self._order = EventOrder(self._what, spec.bin_s)
-        self._seq, self._fault = -1, None
+        self._presence = Presence(spec.uid, spec.bin_s)
+        self._seq: int | None = None
+        self._fault = ""
         self._two_clocks = found.hostname() != found_markers.hostname()
         if self._two_clocks:
             self._shift(max(deadline - time.monotonic(), 1.0))
@@ -80,54 +94,68 @@ class LslSource:
         """
         if self._counts is None:
             raise StreamError(f"{self._what}: expected an open stream, found a closed one")
-        if self._fault is not None:
-            raise self._fault
-        try:
-            bins = self._pull_bins(timeout_s)
-        except StreamError as e:
-            self._fault = e  # for good: what came with the fault has been consumed
-            if held := self._order.rest():  # the end of the last trial comes after the last bin
-                return held
-            raise
-        events = self._pull_events()  # after the bins, so that events sent before them are in
+        bins: list[Bin] = []
+        events: list[TrialEvent] = []
+        if not self._fault:
+            try:
+                self._pull_bins(timeout_s, bins)
+                self._pull_events(events)  # after the bins, so that events sent before them are in
+                if self._presence.gone(time.monotonic()):
+                    self._fault = f"{self._what} was lost: its sender no longer answers"
+            except StreamError as e:
+                self._fault = str(e)  # the sentence alone: a traceback would keep the inlets open after close()
         now = time.monotonic()
         self._order.add(events, now)
-        return self._order.merge(bins, now)
+        items = self._order.merge(bins, now)
+        if self._fault and not items:
+            items = self._order.rest()  # the end of the last trial comes after the last bin
+            if not items:
+                raise StreamError(self._fault)
+        return items
 
     def close(self) -> None:
         """Disconnect; harmless when called twice."""
+        if self._counts is not None:
+            self._presence.close()
         self._counts = self._markers = None  # pylsl disconnects when the inlet is collected
 
-    def _pull_bins(self, timeout_s: float) -> list[Bin]:
+    def _pull_bins(self, timeout_s: float, bins: list[Bin]) -> None:
         buffer = self._buffer
         with common.lost_means(self._what):
             # liblsl waits until a chunk is FULL: wait for a chunk of one, then take what else is there.
             _, stamps = self._counts.pull_chunk(timeout=timeout_s, max_samples=1, dest_obj=buffer)
             if not stamps:
-                return []
+                return
             _, more = self._counts.pull_chunk(timeout=0.0, max_samples=_CHUNK - 1, dest_obj=buffer[1:])
-        bins = []
+        arrived = time.monotonic()
+        self._presence.heard(arrived)
         for row, t in zip(buffer, [*stamps, *more], strict=False):
-            self._seq = self._unwrap(float(row[-1])) if self._has_seq else self._seq + 1
-            bins.append(Bin(self._seq, t, (row[:-1] if self._has_seq else row).astype(np.float32)))
-        return bins
+            counts = row[:-1] if self._has_seq else row
+            if not math.isfinite(t):
+                self._leave_out(f"time stamp: expected finite seconds, found {t!r}")
+            elif not self._has_seq:
+                self._seq = 0 if self._seq is None else self._seq + 1
+                bins.append(Bin(self._seq, t, counts.astype(np.float32), arrived))
+            else:
+                raw = float(row[-1])
+                if not (raw.is_integer() and self._lowest <= raw < self._modulus):
+                    self._leave_out(f"channel 'seq': expected a whole number from 0 to {self._modulus - 1}, found {raw!r}")
+                    continue
+                self._seq = self._unwrap(int(raw))
+                bins.append(Bin(self._seq, t, counts.astype(np.float32), arrived))
 
-    def _unwrap(self, raw: float) -> int:
-        """The full sequence number behind the wrapped ``raw``: the nearest one after the last bin's."""
-        if not raw.is_integer():
-            raise StreamError(f"{self._what}: channel 'seq': expected whole numbers, found {raw!r}")
-        if self._seq < 0:
-            return int(raw) % self._modulus
-        step = (int(raw) - self._seq) % self._modulus
-        if not 0 < step <= self._modulus // 2:
-            raise StreamError(
-                f"{self._what}: channel 'seq': expected a number after {self._seq % self._modulus}, found {int(raw)}; "
-                "the sender repeated or restarted its count"
-            )
-        return self._seq + step
+    def _unwrap(self, raw: int) -> int:
+        """The full sequence number behind the wrapped ``raw``: the nearest to the last bin's, the same or an earlier one too."""
+        if self._seq is None:
+            return raw % self._modulus
+        step = (raw - self._seq) % self._modulus
+        return self._seq + (step if step <= self._modulus // 2 else step - self._modulus)
 
-    def _pull_events(self) -> list[TrialEvent]:
-        events: list[TrialEvent] = []
+    def _leave_out(self, why: str) -> None:
+        self.malformed_bins += 1
+        self.last_malformed = f"{self._what}: {why}"
+
+    def _pull_events(self, events: list[TrialEvent]) -> None:
         shift: float | None = None
         while True:
             try:
@@ -137,7 +165,7 @@ class LslSource:
                 self.events.reject()
                 continue
             if sample is None:
-                return events
+                return
             if shift is None:
                 shift = self._shift(0.0) if self._two_clocks else 0.0
             event = self.events.parse(t + shift, sample[0])
@@ -188,43 +216,3 @@ class LslSink:
     def close(self) -> None:
         """Withdraw the stream; harmless when called twice."""
         self._outlet = None
-
-
-def describe(info: Any, stream: str) -> tuple[StreamSpec, bool]:
-    """What a counts stream says of itself, and whether its last channel is ``seq``; every omission is a :class:`StreamError`."""
-
-    def fail(field: str, expected: str, found: object) -> StreamError:
-        return StreamError(f"LSL stream {stream!r}: {field}: expected {expected}, found {found}")
-
-    if info.channel_format() not in common.SEQ_MODULUS:
-        raise fail("channel format", "float32, int16, int32 or double64", _format_name(info.channel_format()))
-    rows = common.labels_of(info)
-    if len(rows) != info.channel_count():
-        raise fail("desc/channels", f"{info.channel_count()} channels with a label each", f"{len(rows)}")
-    has_seq = rows[-1][1] == common.SEQ
-    labels = tuple(label for label, _ in rows[: len(rows) - has_seq])
-    if not labels:
-        raise fail("desc/channels", "at least one channel of counts", "only 'seq'")
-    if "" in labels:
-        raise fail("desc/channels", "a label for every channel", f"none for channel {labels.index('')}")
-    if len(set(labels)) != len(labels):
-        raise fail("desc/channels", "unique labels", f"{next(x for x in labels if labels.count(x) > 1)!r} more than once")
-    binning = info.desc().child("binning")
-    text = binning.child_value("bin_ms")
-    try:
-        bin_s = float(text) / 1e3
-    except ValueError:
-        bin_s = math.nan
-    if not (math.isfinite(bin_s) and bin_s > 0):
-        raise fail("desc/binning/bin_ms", "the bin width in milliseconds", repr(text) if text else "none")
-    if binning.child_value("stamp") != "end":
-        raise fail("desc/binning/stamp", "'end' (bins stamped with their end)", repr(binning.child_value("stamp")))
-    rate = info.nominal_srate()
-    if not math.isclose(rate * bin_s, 1.0, rel_tol=1e-3):
-        raise fail("nominal rate", f"{1 / bin_s:g} Hz, one sample per bin of {bin_s * 1e3:g} ms", f"{rate:g} Hz")
-    return StreamSpec(labels, bin_s, info.name(), info.uid()), has_seq
-
-
-def _format_name(fmt: int) -> str:
-    names = ("undefined", "float32", "double64", "string", "int32", "int16", "int8", "int64")
-    return names[fmt] if 0 <= fmt < len(names) else f"format {fmt}"

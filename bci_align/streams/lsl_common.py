@@ -12,7 +12,7 @@ from typing import Any
 
 import pylsl
 
-from bci_align.errors import StreamError
+from bci_align.errors import StreamError, WrongStream
 
 COUNTS, MARKERS, VELOCITY = "SpikeCounts", "Markers", "DecodedVelocity"
 """LSL stream types."""
@@ -73,7 +73,7 @@ def find(source_id: str, kind: str, deadline: float, timeout_s: float) -> Any:
         matches = [i for i in seen.values() if i.source_id() == source_id and i.type() == kind]
         if len(matches) > 1:
             hosts = ", ".join(i.hostname() for i in matches)
-            raise StreamError(
+            raise WrongStream(
                 f"LSL source_id {source_id!r}: expected one stream of type {kind!r}, found {len(matches)} (on {hosts})"
             )
         if matches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bci_align.errors import StreamError
+from bci_align.errors import ClockError
 from bci_align.session.types import TIME_TOLERANCE_S
 from bci_align.streams.contract import Bin, TrialEvent
 
@@ -17,6 +17,10 @@ OLD_S = 60.0
 
 OLD_IN_A_ROW = 3
 """So many such events, fewer than a rig sends in two trials, are no slip of the rig, which must not stop the decoder."""
+
+SET_BACK_S = 1.0
+"""Bins that come earlier than the last one by more than this tell of a clock that was set back, not of two bins that changed
+places."""
 
 
 class EventOrder:
@@ -31,7 +35,7 @@ class EventOrder:
     def add(self, events: Iterable[TrialEvent], now: float) -> None:
         """Take in events that arrived at ``now`` (seconds, monotonic clock); equal stamps keep their order of arrival.
 
-        :class:`StreamError` when :data:`OLD_IN_A_ROW` of them were :data:`OLD_S` behind the bins that had been merged before.
+        :class:`ClockError` when :data:`OLD_IN_A_ROW` of them were :data:`OLD_S` behind the bins that had been merged before.
         """
         new = [(e, now) for e in events]
         for event, _ in new:
@@ -49,8 +53,9 @@ class EventOrder:
         in. What lies further ahead stays, or two clocks would never be noticed between the empty reads of a stream in real time.
 
         An event belongs before the first bin that ends later than it (by more than the tolerance of
-        :func:`~bci_align.session.types.bin_of`); a late one stands before the first bin.
-        :class:`StreamError` when an event has waited for :data:`HOLD_S`.
+        :func:`~bci_align.session.types.bin_of`); a late one stands before the first bin. When the bins' own clock is set back,
+        nothing is held any longer: what was ahead is by the clock of before.
+        :class:`ClockError` when an event has waited for :data:`HOLD_S`.
         """
         if not bins:
             if self._t is None:
@@ -59,10 +64,13 @@ class EventOrder:
             n = sum(e.t <= next_end for e, _ in self._held)  # they are in order of time
             due, self._held = self._held[:n], self._held[n:]
             return [e for e, _ in due]
-        self._t = bins[-1].t
         out: list[Bin | TrialEvent] = []
         k = 0
         for b in bins:
+            if self._t is not None and b.t < self._t - SET_BACK_S:
+                out += [e for e, _ in self._held[k:]]
+                k = len(self._held)
+            self._t = b.t
             while k < len(self._held) and b.t > self._held[k][0].t + TIME_TOLERANCE_S:
                 out.append(self._held[k][0])
                 k += 1
@@ -78,7 +86,7 @@ class EventOrder:
         held, self._held = self._held, []
         return [e for e, _ in held]
 
-    def _two_clocks(self, event: TrialEvent, but: str) -> StreamError:
-        return StreamError(
+    def _two_clocks(self, event: TrialEvent, but: str) -> ClockError:
+        return ClockError(
             f"{self._stream}: expected events and bins on one clock, found a {event.name!r} event at {event.t:.3f} s, {but}"
         )

@@ -2,7 +2,8 @@
 
 ========  ======================================================================================================
 counts    ``[topic, {v, seq, t_ns, clock, dtype, shape, bin_ms}, little-endian buffer of shape (C,)]``
-spec      ``[topic + ".spec", {v, name, uid, channels, bin_ms, clock, events}]``, ``events``: the events' topic or null
+spec      ``[topic + ".spec", {v, name, uid, channels, bin_ms, clock, events, dtype}]``, ``events``: the events' topic or null,
+          ``dtype``: that of all counts, where it is told
 event     ``[topic, {v, t_ns, clock, event, ...}]``, further keys are the event's payload
 sample    ``[topic, {v, seq_in, t_ns, generation, flags, names, units, clock, dtype, shape}, buffer of shape (K,)]``
 output    ``[topic + ".spec", {v, names, units, rate_hz, uid}]``, what a sink says of itself
@@ -33,6 +34,7 @@ CLOCK = "sender"
 """``clock`` of our own messages: seconds on whatever clock the sender stamps with; readers never compare clocks."""
 
 Frames = Sequence[bytes]
+Dtype = Literal["float32", "int32", "int16", "uint16", "uint8"]
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=MAX_CHANNELS)]
@@ -51,7 +53,7 @@ class _Counts(_Header):
     seq: Whole
     t_ns: Nanoseconds
     clock: str
-    dtype: Literal["float32", "int32", "int16", "uint16", "uint8"]
+    dtype: Dtype
     shape: Shape
     bin_ms: float = Field(gt=0)
 
@@ -63,6 +65,7 @@ class _Spec(_Header):
     bin_ms: float = Field(gt=0)
     clock: str
     events: str | None
+    dtype: Dtype | None = None
 
 
 class _Event(_Header):
@@ -74,7 +77,7 @@ class _Event(_Header):
 
 
 class _Sample(_Header):
-    seq_in: Whole
+    seq_in: Annotated[int, Field(ge=-1, lt=2**63)]  # -1: no bin has come yet
     t_ns: Nanoseconds
     generation: Whole
     flags: Annotated[int, Field(ge=0, lt=2**31)]
@@ -125,8 +128,11 @@ def encode_counts(topic: str, item: Bin, bin_s: float) -> list[bytes]:
     return [topic.encode(), _dump(header), data.tobytes()]
 
 
-def decode_counts(frames: Frames, spec: StreamSpec | None = None) -> Bin:
-    """One bin, checked against the stream's ``spec`` (channel count, bin width) where one is given."""
+def decode_counts(frames: Frames, spec: StreamSpec | None = None, arrived: float = math.nan) -> Bin:
+    """One bin, checked against the stream's ``spec`` (channel count, bin width, dtype) where one is given.
+
+    ``arrived``: when the message came, for the bin's stamp.
+    """
     header = _parse(_Counts, frames, 3)
     counts = _array(header.dtype, header.shape, frames[2]).astype(np.float32)
     if spec is not None:
@@ -134,7 +140,9 @@ def decode_counts(frames: Frames, spec: StreamSpec | None = None) -> Bin:
             raise StreamError(f"counts message {header.seq}: expected {len(spec.channels)} channels, found {len(counts)}")
         if not math.isclose(header.bin_ms, spec.bin_s * 1e3, rel_tol=1e-6):
             raise StreamError(f"counts message {header.seq}: expected bin_ms {spec.bin_s * 1e3:g}, found {header.bin_ms:g}")
-    return Bin(header.seq, from_ns(header.t_ns), counts)
+        if spec.format not in ("", header.dtype):
+            raise StreamError(f"counts message {header.seq}: expected dtype {spec.format}, found {header.dtype}")
+    return Bin(header.seq, from_ns(header.t_ns), counts, arrived)
 
 
 def encode_spec(topic: str, spec: StreamSpec, events: str | None) -> list[bytes]:
@@ -147,6 +155,7 @@ def encode_spec(topic: str, spec: StreamSpec, events: str | None) -> list[bytes]
         bin_ms=spec.bin_s * 1e3,
         clock=CLOCK,
         events=events,
+        dtype=spec.format or None,
     )
     return [(topic + SPEC_SUFFIX).encode(), _dump(header)]
 
@@ -157,7 +166,7 @@ def decode_spec(frames: Frames) -> tuple[StreamSpec, str | None]:
     if len(set(header.channels)) != len(header.channels):
         twice = next(c for c in header.channels if header.channels.count(c) > 1)
         raise StreamError(f"spec message: expected unique channel labels, found {twice!r} more than once")
-    return StreamSpec(header.channels, header.bin_ms / 1e3, header.name, header.uid), header.events
+    return StreamSpec(header.channels, header.bin_ms / 1e3, header.name, header.uid, header.dtype or ""), header.events
 
 
 def encode_event(topic: str, t: float, payload: Mapping[str, object]) -> list[bytes]:

@@ -87,6 +87,23 @@ def test_two_clocks_are_named_at_real_time(ahead: float) -> None:
     assert k * BIN_S == pytest.approx(HOLD_S, abs=0.1)
 
 
+def test_a_clock_that_is_set_back_holds_nothing() -> None:
+    """What waited by the clock of before would wait for ever, and then pass for a second clock."""
+    order = EventOrder("stream", BIN_S)
+    order.merge([Bin(0, 5000.0, np.zeros(1, np.float32))], 0.0)
+    order.add([TrialEvent(5000.01, START), TrialEvent(5000.5, GO)], 0.0)
+    back = [Bin(k, 100.0 + k * BIN_S, np.zeros(1, np.float32)) for k in range(2, 5)]
+    assert names(order.merge([Bin(1, 5000.02, np.zeros(1, np.float32)), *back], 0.0)) == [START, 1, GO, 2, 3, 4]
+    order.add([TrialEvent(100.09, END, True)], HOLD_S + 1)
+    assert names(order.merge([Bin(5, 100.1, np.zeros(1, np.float32))], HOLD_S + 1)) == [END, 5]
+
+
+def test_two_bins_that_change_places_are_no_clock_that_was_set_back() -> None:
+    order = EventOrder("stream", BIN_S)
+    order.add([TrialEvent(0.5, GO)], 0.0)
+    assert names(order.merge([bins(0, 2)[1], bins(0, 2)[0]], 0.0)) == [1, 0]
+
+
 def test_a_pause_of_the_bins_is_no_second_clock() -> None:
     order = EventOrder("stream", BIN_S)
     order.merge(bins(0, 1), 0.0)

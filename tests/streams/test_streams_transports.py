@@ -100,6 +100,35 @@ def test_events_stand_before_their_bins(kind: str) -> None:
     assert_ordered(found)
 
 
+def test_bins_are_stamped_with_their_reception(kind: str) -> None:
+    with opened(kind) as (outlet, source, _):
+        for item in session(20):
+            before = time.monotonic()
+            outlet.push(item)
+            for found in bins_of(collect(source, 1, 0) if isinstance(item, Bin) else []):
+                assert before <= found.arrived <= time.monotonic()
+
+
+def test_a_stale_sample_repeats_the_last_number(kind: str) -> None:
+    source_config, sink_config = configs(kind)
+    _, inlet = make_rig(kind, source_config, sink_config)
+    sink = make_sink(sink_config)
+    sent = [(-1, Flags.STALE), (4, Flags.NONE), (4, Flags.STALE), (4, Flags.STALE | Flags.LOST), (0, Flags.RESTARTED)]
+    try:
+        sink.open(("vx",), ("m/s",), 100.0)
+        inlet.open(PATIENCE_S)
+        for seq, flags in sent:
+            sink.write(Decoded(seq, 1.0, np.zeros(1), 0, flags))
+        heard: list[Decoded] = []
+        stop = time.monotonic() + PATIENCE_S
+        while len(heard) < len(sent) and time.monotonic() < stop:
+            heard += inlet.read(0.2)
+        assert [(d.seq_in, d.flags) for d in heard] == sent
+    finally:
+        inlet.close()
+        sink.close()
+
+
 def test_an_event_without_a_bin_is_given_after_the_time(kind: str) -> None:
     with opened(kind) as (outlet, source, _):
         outlet.push(TrialEvent(5.0, END, True))

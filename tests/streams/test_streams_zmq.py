@@ -4,13 +4,15 @@ import time
 
 import numpy as np
 import pytest
+import zmq
 
 from bci_align.config import SinkConfig, SourceConfig
 from bci_align.errors import ConfigError, StreamError
 from bci_align.streams import wire
 from bci_align.streams.contract import END, GO, START, Bin, Decoded, StreamSpec, TrialEvent
 from bci_align.streams.zmq import ZmqRigInlet, ZmqRigOutlet, ZmqSink, ZmqSource
-from bci_align.streams.zmq_sockets import HELLO_S, checked
+from bci_align.streams.zmq_address import checked
+from bci_align.streams.zmq_sockets import HELLO_S, Publisher
 
 from .rigs import PATIENCE_S, SPEC, assert_same, bins_of, collect, configs, events_of, opened, session
 
@@ -21,6 +23,7 @@ from .rigs import PATIENCE_S, SPEC, assert_same, bins_of, collect, configs, even
         ("tcp://127.0.0.1:5571", "tcp://127.0.0.1:5571"),
         ("tcp://localhost:5571", "tcp://127.0.0.1:5571"),
         ("tcp://[::1]:5571", "tcp://[::1]:5571"),
+        ("tcp://127.0.0.2:5571", "tcp://127.0.0.2:5571"),
         ("ipc:///tmp/rig", "ipc:///tmp/rig"),
     ],
 )
@@ -154,7 +157,7 @@ def test_a_restarted_sender_is_never_taken_for_the_old_one() -> None:
         source.open(PATIENCE_S)
         outlet.close()
         outlet.open(SPEC)
-        with pytest.raises(StreamError, match=r"its sender is gone|the sender was restarted"):
+        with pytest.raises(StreamError, match=r"lost[:,] its sender (is gone|was restarted)"):
             stop = time.monotonic() + PATIENCE_S
             while time.monotonic() < stop:
                 outlet.push(Bin(0, 1.0, np.zeros(4, np.float32)))
@@ -162,6 +165,99 @@ def test_a_restarted_sender_is_never_taken_for_the_old_one() -> None:
     finally:
         source.close()
         outlet.close()
+
+
+def test_what_the_old_sender_sent_comes_and_what_the_new_one_sends_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bci_align.streams.zmq_sockets._BATCH", 8)
+    config, _ = configs("zmq")
+    outlet, source = ZmqRigOutlet(config), ZmqSource(config)
+    try:
+        outlet.open(SPEC)
+        source.open(PATIENCE_S)
+        outlet.wait_for_decoder(PATIENCE_S)
+        for seq in range(100):
+            outlet.push(Bin(seq, 1.0 + seq, np.zeros(4, np.float32)))
+        outlet.close()
+        found = source.read(PATIENCE_S)
+        outlet.open(SPEC)
+        outlet.wait_for_decoder(PATIENCE_S)  # ZeroMQ itself has connected to the new one
+        for seq in range(500, 510):
+            outlet.push(Bin(seq, 1.0, np.zeros(4, np.float32)))
+        with pytest.raises(StreamError, match="lost"):
+            while True:
+                found += source.read(PATIENCE_S)
+        assert [b.seq for b in bins_of(found)] == list(range(100))
+    finally:
+        source.close()
+        outlet.close()
+
+
+def test_a_gap_at_the_high_water_mark_shows_in_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender that does not wait, as rigs are, and a decoder that stands still: the newest bins are lost, and seq says which."""
+    monkeypatch.setattr("bci_align.streams.zmq_sockets.HIGH_WATER", 50)
+    config, _ = configs("zmq")
+    spec = StreamSpec(tuple(f"c{k}" for k in range(1024)), 0.01, "rig", "uid")
+    rig = Publisher(config.address, wire.encode_spec(config.stream, spec, config.markers), lossless=False)
+    source = ZmqSource(config)
+    try:
+        source.open(PATIENCE_S)
+        rig.wait_for((config.stream,), PATIENCE_S)
+        zeros = np.zeros(1024, np.float32)
+        for seq in range(20_000):
+            rig.send(wire.encode_counts(config.stream, Bin(seq, 0.01 * seq, zeros), 0.01))
+        seqs: list[int] = []
+        last = 20_000
+        while last not in seqs:  # there is room again: a bin comes through, far from the last one
+            rig.send(wire.encode_counts(config.stream, Bin(last, 0.01 * last, zeros), 0.01))
+            seqs += [b.seq for b in bins_of(source.read(0.05))]
+        steps = np.diff(seqs[: seqs.index(last) + 1])
+        assert seqs[0] == 0 and steps.min() == 1 and steps.max() > 1000
+        assert source.malformed_bins == 0
+    finally:
+        source.close()
+        rig.close()
+
+
+def test_a_sink_neither_waits_nor_fails_for_a_listener_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bci_align.streams.zmq_sockets.HIGH_WATER", 50)
+    _, config = configs("zmq")
+    sink, inlet = ZmqSink(config), ZmqRigInlet(config)
+    names = tuple(f"v{k}" for k in range(64))
+    try:
+        sink.open(names, names, 50.0)
+        inlet.open(PATIENCE_S)
+        for seq in range(20_000):
+            sink.write(Decoded(seq, 0.02 * seq, np.zeros(64), 0))
+        heard = [d.seq_in for d in inlet.read(PATIENCE_S)]
+        while len(more := inlet.read(0.2)):
+            heard += [d.seq_in for d in more]
+        assert 50 <= len(heard) < 20_000 and heard == sorted(heard)
+    finally:
+        inlet.close()
+        sink.close()
+
+
+def test_a_listener_that_subscribes_without_end_costs_a_sample_nothing() -> None:
+    _, config = configs("zmq")
+    sink = ZmqSink(config)
+    context = zmq.Context()
+    try:
+        sink.open(("vx",), ("m/s",), 50.0)
+        hostile = context.socket(zmq.XSUB)
+        hostile.connect(config.address)
+        for k in range(20_000):
+            hostile.send(b"\x01" + str(k).encode())
+        sink.write(Decoded(0, 0.02, np.zeros(1), 0))
+        hostile.send(b"\x01" + bytes(10_000))  # longer than any topic: the end of its connection
+        inlet = ZmqRigInlet(config)
+        try:
+            inlet.open(PATIENCE_S)
+            assert sink._socket is not None and len(sink._socket._topics) <= 1024
+        finally:
+            inlet.close()
+    finally:
+        context.destroy(linger=0)
+        sink.close()
 
 
 def test_a_second_decoder_is_greeted_too_and_later_ones_hear_repeats() -> None:
@@ -195,7 +291,7 @@ def test_an_idle_sink_greets_its_listeners() -> None:
         sink.close()
 
 
-def test_a_malformed_event_is_counted_and_a_malformed_bin_ends_the_stream() -> None:
+def test_malformed_messages_are_counted_and_left_out() -> None:
     with opened("zmq") as (outlet, source, spec):
         assert isinstance(outlet, ZmqRigOutlet) and isinstance(source, ZmqSource) and outlet._socket is not None
         markers, counts = source._config.markers.encode(), source._config.stream.encode()
@@ -206,13 +302,31 @@ def test_a_malformed_event_is_counted_and_a_malformed_bin_ends_the_stream() -> N
         outlet.push(TrialEvent(3.0, GO, 2.5))
         found = collect(source, 0, 3)
         assert [(e.name, e.value) for e in events_of(found)] == [("end", False), (START, None), (GO, 2.5)]
-        assert source.events.malformed == 5
-        narrow = StreamSpec(spec.channels[:2], spec.bin_s, spec.name, spec.uid)
-        outlet._socket.send(
-            wire.encode_counts(counts.decode(), Bin(0, 1.0, np.zeros(len(narrow.channels), np.float32)), narrow.bin_s)
-        )
-        with pytest.raises(StreamError, match="counts message 0: expected 4 channels, found 2"):
-            collect(source, 1, 0)
+        assert source.malformed_events == 5
+        assert (source.malformed_bins, source.last_malformed) == (0, "")
+
+        good = wire.encode_counts(counts.decode(), Bin(7, 1.0, np.zeros(4, np.float32)), spec.bin_s)
+        wide = [counts, good[1].replace(b"float32", b"int32"), good[2]]
+        narrow = wire.encode_counts(counts.decode(), Bin(8, 1.0, np.zeros(2, np.float32)), spec.bin_s)
+        slow = wire.encode_counts(counts.decode(), Bin(9, 1.0, np.zeros(4, np.float32)), 2 * spec.bin_s)
+        nonsense = ([counts], [counts, b"{"], [counts, *good[1:], *[b""] * 100], [counts + wire.SPEC_SUFFIX.encode(), b"{}"])
+        for frames in (good, *nonsense, wide, slow, narrow, good):
+            outlet._socket.send(frames)
+        assert [b.seq for b in bins_of(collect(source, 2, 0))] == [7, 7]
+        assert source.malformed_bins == 7
+        assert source.last_malformed == (f"ZeroMQ topic {counts.decode()!r}: counts message 8: expected 4 channels, found 2")
+
+
+def test_a_flood_of_nonsense_does_not_hold_a_read_up() -> None:
+    with opened("zmq") as (outlet, source, _):
+        assert isinstance(outlet, ZmqRigOutlet) and isinstance(source, ZmqSource) and outlet._socket is not None
+        for _ in range(5000):
+            outlet._socket.send([source._config.stream.encode(), b"\xff"])
+        reads = 0
+        while source.malformed_bins < 5000:
+            assert source.read(0.001) == []
+            reads += 1
+        assert reads > 1
 
 
 def test_an_oversized_frame_ends_the_connection() -> None:
