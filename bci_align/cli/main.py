@@ -23,7 +23,7 @@ COMMANDS = {
     "recalibrate": ("bci_align.cli.bundles", "recalibrate_command", "Align a bundle to a new day without labels."),
     "replay": ("bci_align.cli.live", "replay_command", "Play a session through the live system, or decode a recording again."),
     "run": ("bci_align.cli.live", "run_command", "Decode a live rig."),
-    "audit": ("bci_align.cli.recordings", "audit_command", "Check the log of decisions."),
+    "keys": ("bci_align.cli.keys", "keys_command", "Make keys for ZeroMQ sockets that leave this machine."),
     "benchmark": ("bci_align.cli.benchmark", "benchmark_command", "Compare methods on pairs of days."),
 }
 """Name: (module, function, one line of help). Modules are imported when their command runs: torch takes seconds to import."""
