@@ -136,18 +136,19 @@ def save_generation(
     record: dict[str, Any],
     channels: tuple[str, ...] | None = None,
     encoder: SourceModel | None = None,
+    generation: int | None = None,
 ) -> Bundle:
     """Write the next generation: ``parent`` with another read-in and the ``record`` of the alignment that made it.
 
     ``channels`` are the labels of a session whose units are not the parent's; the read-in must have a row for each, and the
     graph is rebuilt for as many. None keeps the parent's. ``encoder``, where alignment moved more than the read-in, gives the
-    new core.
+    new core. ``generation`` is its number where the parent's next one has been given to a candidate that was taken back.
     """
     channels = parent.manifest.channels if channels is None else channels
     if not all(len(a) == len(channels) for a in (read_in.mean, read_in.gain, read_in.weight)):
         raise BundleError(f"{path}: read-in: expected {len(channels)} channels, found {len(read_in.weight)} rows")
     update = {
-        "generation": parent.manifest.generation + 1,
+        "generation": parent.manifest.generation + 1 if generation is None else generation,
         "parent": parent.identity,
         "alignment": record,
         "channels": channels,

@@ -21,8 +21,9 @@ COMMANDS = {
     "train": ("bci_align.cli.bundles", "train_command", "Train a bundle on the source day."),
     "evaluate": ("bci_align.cli.bundles", "evaluate_command", "Score a bundle on a session."),
     "recalibrate": ("bci_align.cli.bundles", "recalibrate_command", "Align a bundle to a new day without labels."),
-    "replay": ("bci_align.cli.live", "replay_command", "Play a session through the live system, or decode a recording again."),
-    "run": ("bci_align.cli.live", "run_command", "Decode a live rig."),
+    "replay": ("bci_align.cli.live", "replay_command", "Play a recording through the live system."),
+    "run": ("bci_align.cli.running", "run_command", "Decode a live rig."),
+    "control": ("bci_align.cli.control", "control_command", "Give an order to a run that is going."),
     "keys": ("bci_align.cli.keys", "keys_command", "Make keys for ZeroMQ sockets that leave this machine."),
     "benchmark": ("bci_align.cli.benchmark", "benchmark_command", "Compare methods on pairs of days."),
 }

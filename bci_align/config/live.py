@@ -31,7 +31,7 @@ class LiveConfig(Strict):
     calibration_trials: int = Field(40, ge=1, description="rewarded trials to collect before aligning")
     recalibrations: int = Field(1, ge=0, description="how many times to align in one run; 0 never aligns")
     successful_only: bool = Field(True, description="calibrate on rewarded trials only")
-    out: str = Field("sessions", description="directory for new generations and the log of decisions")
+    out: str = Field("sessions", description="directory for new generations, the audit log, receipts and recordings")
     seed: int = Field(0, description="seed of the alignment")
     stale_s: float = Field(0.0, ge=0, description="seconds without a bin after which the run ends; 0 waits for ever")
     log: Literal["quiet", "normal"] = Field("normal", description="how much to print")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from bci_align.config.base import Strict
+from bci_align.config.streams import CurveConfig
 
 
 class PromotionConfig(Strict):
@@ -32,13 +33,13 @@ class DriftConfig(Strict):
 class SupervisorConfig(Strict):
     """How processes are watched and started again."""
 
-    heartbeat_s: float = Field(1.0, gt=0, description="silence after which a process counts as hung, seconds")
+    heartbeat_s: float = Field(1.0, gt=0, description="silence after which the decoder counts as hung, seconds")
     aligner_heartbeat_s: float = Field(120.0, gt=0, description="the same for the aligner, whose steps are long, seconds")
     standby: bool = Field(True, description="keep a second decoder loaded that takes over when the first one dies")
     restarts: int = Field(5, ge=0, description="most restarts of one process within restart_window_s")
     restart_window_s: float = Field(60.0, gt=0, description="time after which an old restart no longer counts, seconds")
     back_off_s: float = Field(0.5, ge=0, description="wait before the second restart in a row, doubled for each further one")
-    real_time: bool = Field(True, description="ask for SCHED_FIFO for the decoder")
+    real_time: bool = Field(True, description="ask for SCHED_FIFO and locked memory for the decoder")
     decoder_core: int | None = Field(None, ge=0, description="core that the decoder is kept on; none: any")
     background_cores: tuple[int, ...] | None = Field(None, description="cores of aligner and recorder; none: any")
 
@@ -47,6 +48,9 @@ class ControlConfig(Strict):
     """Orders from outside and what can be read from outside."""
 
     address: str | None = Field("tcp://127.0.0.1:5573", description="ZeroMQ REP socket of the control; none: no control")
+    curve: CurveConfig | None = Field(
+        None, description="keys of the socket, and of who may give orders; none: loopback and ipc only"
+    )
     metrics_port: int | None = Field(None, ge=0, le=65535, description="port of the Prometheus page on 127.0.0.1; none: no page")
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from bci_align.bundle.store import Bundle, load_bundle, save_generation
+from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import AlignConfig, GateConfig, LiveConfig
 from bci_align.errors import BciAlignError
 from bci_align.models.encoder import ReadIn
-from bci_align.runtime import decisions, process
-from bci_align.runtime.reports import Report, fault, send
+from bci_align.runtime import audit, committed, process
+from bci_align.runtime.reports import Pipe, Report, fault, send
 from bci_align.runtime.ring import RingReader
 from bci_align.runtime.shared import ALL_HANDLED, LEFT_OUT, Cell, Layout, Shared
 from bci_align.runtime.trial_buffer import TrialBuffer
 from bci_align.session.types import UnlabelledTrials
+from bci_align.streams.contract import Bin, TrialEvent
 
 _SLEEP_S = 0.005
 _PROGRESS_S = 0.2
@@ -64,10 +64,10 @@ class _Stopped(Exception):
     """Told to stop in the middle of an alignment."""
 
 
-def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any], methods: Methods | None) -> None:
+def main(layout: Layout, config: LiveConfig, pipe: Pipe, methods: Methods | None) -> None:
     """Run the process until its last alignment is done, it is told to stop, or it fails; a failure is reported."""
     process.ignore_interrupts()
-    process.background()
+    process.background(config.supervisor.background_cores)
     try:
         shared = Shared.attach(layout)
         try:
@@ -82,77 +82,135 @@ def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any], methods
 
 
 class _Aligner:
-    """One run's worth of calibration."""
+    """One run's worth of calibration.
 
-    def __init__(self, shared: Shared, config: LiveConfig, pipe: Connection[Any, Any], methods: Methods) -> None:
+    Collecting goes on while a candidate is proven and on probation; nothing new is aligned until it is committed or gone. What
+    a candidate starts from is the generation that is committed then.
+    """
+
+    def __init__(self, shared: Shared, config: LiveConfig, pipe: Pipe, methods: Methods) -> None:
         import torch
 
         torch.set_num_threads(1)
         self._shared, self._config, self._pipe, self._methods = shared, config, pipe, methods
-        self._bundle = load_bundle(Path(config.bundle))
-        m = self._bundle.manifest
+        bundle = committed.load(Path(config.out), Path(config.bundle))
+        m = bundle.manifest
+        self._bundles = {m.generation: bundle}
         self._buffer = TrialBuffer(
             m.channels, m.bin_s, m.run_in, config.calibration_trials, successful_only=config.successful_only
         )
+        # After one that died: the trials that it had not aligned on are collected again, as far as the ring goes back.
         self._reader = RingReader(shared.ring)
+        self._reader.cursor = shared.get(Cell.COLLECT_FROM)
+        self._found = shared.get(Cell.TRIALS) - shared.get(Cell.HELD)
+        self._newest = max(m.generation, shared.mailbox.generation)
         self._parent = process.ParentWatch()
         self._told = 0.0
 
     def run(self) -> None:
-        """Read along, and align whenever there are enough trials."""
+        """Read along, and align whenever there are enough trials or somebody says so."""
         self._tell({"report": "ready"})
-        left, found = self._config.recalibrations, 0
-        while left:
+        finished = False
+        while True:
             self._check_on()
+            if self._left() <= 0 and not finished:
+                finished = True
+                self._shared.set(Cell.HANDLED, ALL_HANDLED)
+                self._tell({"report": "finished"})
+                if self._config.control.address is None:  # nobody could order another alignment
+                    return
+            self._obey()
             missed, items = self._reader.read()
             if missed:
                 self._buffer.missed()
                 self._tell({"report": "missed", "records": missed})
-            for item in items:
-                new = self._buffer.add(item)
-                if not new:
-                    continue
-                found += new
-                self._shared.set(Cell.TRIALS, found)
-                self._count()
-                if len(self._buffer) >= self._config.calibration_trials:
-                    self._recalibrate()
-                    self._buffer.clear()
-                    left -= 1
-                    if not left:
-                        break
+            for number, item in enumerate(items, self._reader.cursor - len(items)):
+                self._take(item, number)
             self._count()
-            self._shared.set(Cell.HANDLED, self._reader.cursor if left else ALL_HANDLED)
+            self._shared.set(Cell.HANDLED, ALL_HANDLED if finished or self._left() <= 0 else self._reader.cursor)
             if not items:
                 time.sleep(_SLEEP_S)
-        self._tell({"report": "finished"})
 
-    def _recalibrate(self) -> None:
-        """Align, judge, and either post the candidate or say why not."""
+    def _left(self) -> int:
+        """Alignments that the run may still make by itself."""
+        return self._config.recalibrations - self._shared.get(Cell.ALIGNED)
+
+    def _take(self, item: Bin | TrialEvent, number: int) -> None:
+        """Take in the item of record ``number``, and align if that makes enough trials."""
+        new = self._buffer.add(item)
+        if not new:
+            return
+        self._found += new
+        self._shared.set(Cell.TRIALS, self._found)
+        self._count()
+        enough = len(self._buffer) >= self._config.calibration_trials
+        if enough and self._left() > 0 and not self._undecided():
+            self._recalibrate(number + 1)
+            self._shared.set(Cell.ALIGNED, self._shared.get(Cell.ALIGNED) + 1)
+
+    def _obey(self) -> None:
+        """Align now if that was ordered; what is too few to align on is answered as any refusal is."""
+        ordered = self._shared.get(Cell.ALIGN)
+        if ordered == self._shared.get(Cell.ALIGN_TAKEN):
+            return
+        if not self._undecided():
+            self._recalibrate(self._reader.cursor)
+        self._shared.set(Cell.ALIGN_TAKEN, ordered)
+
+    def _undecided(self) -> bool:
+        """Whether the last candidate is still on its way."""
+        s = self._shared
+        newest = s.mailbox.generation
+        return bool(newest) and newest not in (s.get(Cell.COMMITTED), s.get(Cell.DISCARDED))
+
+    def _base(self) -> Bundle:
+        """The committed generation, from which the next candidate starts."""
+        generation = self._shared.get(Cell.COMMITTED)
+        if generation not in self._bundles:
+            bundle = committed.load(Path(self._config.out), Path(self._config.bundle))
+            self._bundles[bundle.manifest.generation] = bundle
+            generation = bundle.manifest.generation
+        self._bundles = {generation: self._bundles[generation]}
+        return self._bundles[generation]
+
+    def _recalibrate(self, collect_from: int) -> None:
+        """Align, judge, and either post the candidate or say why not; then collect anew, from that record of the ring."""
+        self._shared.set(Cell.ALIGNING, 1)
+        try:
+            self._align(self._base(), self._newest + 1)
+        finally:
+            self._shared.set(Cell.ALIGNING, 0)
+        self._buffer.clear()
+        self._shared.set(Cell.COLLECT_FROM, collect_from)
+
+    def _align(self, base: Bundle, generation: int) -> None:
         trials, c = self._buffer.trials(), self._config
-        next_generation = self._bundle.manifest.generation + 1
-        self._tell({"report": "aligning", "generation": next_generation, "trials": len(trials), "dropped": self._buffer.dropped})
+        self._tell({"report": "aligning", "generation": generation, "trials": len(trials), "dropped": self._buffer.dropped})
         started = time.monotonic()
         try:
-            candidate: Candidate = self._methods.align(self._bundle, trials, c.align, c.seed, self._progress)
-            verdict: Verdict = self._methods.judge(self._bundle, self._bundle.read_in, candidate.read_in, trials, c.gate)
+            candidate: Candidate = self._methods.align(base, trials, c.align, c.seed, self._progress)
+            self._check_on()
+            self._tell({"report": "judging", "generation": generation})
+            verdict: Verdict = self._methods.judge(base, base.read_in, candidate.read_in, trials, c.gate)
         except BciAlignError as e:  # these trials cannot be aligned on: that is an answer, not a failure
-            self._decide({"accepted": False, "reason": str(e), "checks": []}, next_generation, len(trials), started)
+            self._decide({"accepted": False, "reason": str(e), "checks": []}, generation, len(trials), started)
             return
         found: Report = {"accepted": bool(verdict.accepted), "reason": verdict.reason, "checks": list(verdict.checks)}
-        if found["accepted"]:
-            path = free_path(Path(c.out), next_generation)
-            # On the disk, and the decision too, before the decoder hears of it.
-            self._bundle = save_generation(self._bundle, candidate.read_in, path, candidate.record)
-            self._decide(found | {"path": str(path)}, next_generation, len(trials), started)
-            self._shared.mailbox.post(candidate.read_in, next_generation)
-        else:
-            self._decide(found, next_generation, len(trials), started)
+        if not found["accepted"]:
+            self._decide(found, generation, len(trials), started)
+            return
+        path = free_path(Path(c.out), generation)
+        # On the disk, and the decision too, before the decoder hears of it.
+        bundle = save_generation(base, candidate.read_in, path, candidate.record, generation=generation)
+        self._decide(found | {"path": str(path)}, generation, len(trials), started)
+        self._bundles[generation] = bundle
+        self._newest = generation
+        self._shared.mailbox.post(candidate.read_in, generation)
 
     def _decide(self, verdict: Report, generation: int, trials: int, started: float) -> None:
         """Write a verdict down, then report it."""
         content = {"generation": generation, "trials": trials, "seconds": round(time.monotonic() - started, 3)} | verdict
-        decisions.append(Path(self._config.out), "accepted" if verdict["accepted"] else "refused", content)
+        audit.append(Path(self._config.out), "accepted" if verdict["accepted"] else "refused", content)
         self._tell({"report": "verdict"} | content)
 
     def _progress(self, done: int, total: int) -> None:
@@ -169,6 +227,7 @@ class _Aligner:
             self._shared.set(cell, self._buffer.dropped[reason])
 
     def _check_on(self) -> None:
+        self._shared.beat(Cell.BEAT_ALIGNER)
         if self._shared.get(Cell.STOP) or self._parent.gone():
             raise _Stopped
 

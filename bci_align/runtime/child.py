@@ -1,14 +1,16 @@
-"""One process of the live system as its parent sees it: started with a pipe, heard, and in the end surely gone."""
+"""One process of the live system as its parent sees it: started with a socket of its own, heard, and in the end surely gone."""
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 from bci_align.runtime.process import as_child
-from bci_align.runtime.reports import Report, receive
+from bci_align.runtime.reports import Reader, Report
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _TERM_S = 1.0
@@ -23,18 +25,17 @@ class Child:
         """Whether it has reported ``ready``."""
         self.done = False
         """Whether its last report has been read and the process has ended."""
-        self.last = ""
-        """Kind of the last report."""
-        self.noted = False
-        """Whether its end has been dealt with (the parent's to set)."""
+        self.last: Report = {"report": ""}
+        """The last report."""
         self.exitcode: int | None = None
-        self.pipe, theirs = _CONTEXT.Pipe(duplex=False)
+        self.pipe, theirs = socket.socketpair()
+        self._reader = Reader(self.pipe)
         self._process = _CONTEXT.Process(target=target, args=(*args, theirs, *more), name=f"bci-align {who}", daemon=True)
         try:
             with as_child():
                 self._process.start()
         finally:
-            theirs.close()  # the child's copy must be the only one, or its death would not close the pipe
+            theirs.close()  # the child's copy must be the only one, or its death would not close the connection
 
     @property
     def pid(self) -> int:
@@ -43,19 +44,28 @@ class Child:
         return self._process.pid
 
     def read(self) -> list[Report]:
-        """Reports that have arrived; sets :attr:`done` at the end of the pipe."""
-        reports = []
-        try:
-            while not self.done and self.pipe.poll():
-                report = receive(self.pipe)
-                self.last = report["report"]
-                self.ready = self.ready or self.last == "ready"
-                reports.append({"from": self.who} | report)
-        except (EOFError, OSError):
+        """Reports that have arrived; sets :attr:`done` at the end of the connection."""
+        reports: list[Report] = []
+        if self.done:
+            return reports
+        while new := self._reader.read():
+            reports += [{"from": self.who} | report for report in new]
+            self.last = new[-1]
+            if self.last["report"] == "fault":
+                self.kill()  # it has nothing more to say, and may take its time over going
+        self.ready = self.ready or any(r["report"] == "ready" for r in reports)
+        if self._reader.ended:
             self.done = True
-            # A pipe that is closed means a process that is going; if it is stuck on its way, see to it.
+            # A connection that is closed means a process that is going; if it is stuck on its way, see to it.
             self.end(_TERM_S)
         return reports
+
+    def kill(self) -> None:
+        """End it now, whatever it is doing: SIGKILL also ends a process that is stopped. What it said can still be read."""
+        if self.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            self.exitcode = self._process.exitcode
 
     def end(self, grace_s: float) -> None:
         """See the process off: wait ``grace_s`` seconds, then terminate it, then kill it."""
@@ -73,15 +83,15 @@ class Child:
             self.exitcode = self._process.exitcode
 
     def drain(self, grace_s: float) -> list[Report]:
-        """Read until the pipe ends, for at most ``grace_s`` seconds, so that a last report does not find the pipe full."""
+        """Read until the connection ends, for at most ``grace_s`` seconds, so that a last report is not lost."""
         reports = []
         deadline = time.monotonic() + grace_s
         while not self.done and (left := deadline - time.monotonic()) > 0:
-            self.pipe.poll(left)
+            multiprocessing.connection.wait([self.pipe], left)
             reports += self.read()
         return reports
 
     def close(self) -> None:
-        """Give the pipe and the process's handle back; only after :meth:`end`."""
+        """Give the connection and the process's handle back; only after :meth:`end`."""
         self.pipe.close()
         self._process.close()

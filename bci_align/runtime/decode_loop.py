@@ -110,9 +110,9 @@ class DecodeLoop:
         return self.promoter.warming
 
     @property
-    def settled(self) -> bool:
-        """Whether what was offered needs no more steps than the bins bring with them."""
-        return not self.promoter.warming
+    def busy(self) -> bool:
+        """Whether :meth:`idle` has anything to do."""
+        return any(not f.level for f in self.promoter.followers)
 
     @property
     def state(self) -> Promotion:

@@ -1,139 +1,270 @@
-"""The decoder process: bins in, decoded samples out, and nothing that could make a bin wait."""
+"""The decoder process: loads, stands by until it is its turn, connects, decodes, and where it cannot, says zero.
+
+The first one decodes at once and any fault of its ends the run with a sentence, because somebody is there to read it. A later
+one takes the place of one that died: it finds no stream and waits for it with zero output, finds no bundle that loads and stays
+at zero output.
+"""
 
 from __future__ import annotations
 
 import gc
 import math
+import threading
 import time
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bci_align.bundle.store import Bundle, load_bundle
+from bci_align.bundle.pipeline import Pipeline
+from bci_align.bundle.store import Bundle
 from bci_align.config import LiveConfig
-from bci_align.errors import MismatchError
-from bci_align.runtime import process
+from bci_align.errors import BciAlignError, BundleError, MismatchError
+from bci_align.runtime import committed, process
+from bci_align.runtime.calls import Begin
 from bci_align.runtime.decode_loop import DecodeLoop
-from bci_align.runtime.reports import fault, send
-from bci_align.runtime.shared import Cell, Layout, Shared
-from bci_align.streams.contract import END, Bin, Flags, Sink, Source, StreamSpec
+from bci_align.runtime.decoding import Decoding, Zeros
+from bci_align.runtime.reports import Pipe, Writer, fault
+from bci_align.runtime.shared import Cell, Layout, Phase, Shared
+from bci_align.runtime.tape import TapedLoop
+from bci_align.streams.contract import Bin, Flags, Sink, StreamSpec
+from bci_align.streams.reconnect import Reconnecting
 from bci_align.streams.registry import make_sink, make_source
 
-_READ_S = 0.005
-"""Longest wait for a bin: after it come the mailbox and the order to stop."""
+_WAIT_S = 0.002
+_LAST_WORDS_S = 1.0
 
-_CATCH_UP = 4
-"""Bins that a candidate is stepped by between two looks at the source: so many steps is the most a live bin waits for it."""
+_RETRY_S = 2.0
+"""Longest search for a stream before it is begun anew, while a later decoder waits for one."""
 
 _FIRST_STEPS = 20
-"""Steps of the pipeline before the first bin: libraries take their time the first time round."""
+"""Steps before the first bin: libraries take their time the first time round."""
 
 
-def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any]) -> None:
+@dataclass(frozen=True)
+class Post:
+    """The place of one decoder process.
+
+    ``ticket`` (1, 2, ...) is its turn to decode, ``beat`` which cell is its heartbeat. ``names``, ``units`` and ``bin_s`` are
+    the run's outputs, for a process that cannot ask a bundle.
+    """
+
+    ticket: int
+    beat: Cell
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    bin_s: float
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that the run begins with."""
+        return self.ticket == 1
+
+
+def main(layout: Layout, config: LiveConfig, pipe: Pipe, post: Post) -> None:
     """Run the process; everything that ends it is reported to the parent as one sentence."""
     process.ignore_interrupts()
+    writer = Writer(pipe)
     try:
-        # Before any LSL or ZeroMQ object: their threads inherit the scheduler.
-        scheduler = process.real_time()
         shared = Shared.attach(layout)
         try:
-            _run(shared, config, pipe, scheduler)
+            _Decoder(shared, config, writer, post).run()
         finally:
             shared.close()
     except Exception as e:  # whatever it is, the parent must hear of it
-        send(pipe, fault(e))
+        writer.send(fault(e))
+    finally:
+        writer.finish(_LAST_WORDS_S)
 
 
-def _run(shared: Shared, config: LiveConfig, pipe: Connection[Any, Any], scheduler: str) -> None:
-    bundle = load_bundle(Path(config.bundle))
-    m = bundle.manifest
-    pipeline = bundle.pipeline()
-    state = pipeline.state0()
-    for _ in range(_FIRST_STEPS):
-        state, _, _ = pipeline.step(state, bundle.read_in.mean, bundle.read_in)
-    source, sink = make_source(config.source), make_sink(config.sink)
-    try:
-        spec = source.open(config.source.connect_timeout_s)
-        check_stream(spec, bundle)
-        sink.open(m.outputs, m.units, 1.0 / m.bin_s)
-        send(
-            pipe,
-            {
-                "report": "ready",
-                "stream": spec.name,
-                "channels": len(spec.channels),
-                "bin_s": spec.bin_s,
-                "generation": m.generation,
-                "scheduler": scheduler,
-            },
-        )
-        loop = DecodeLoop(
+class _Decoder:
+    """One process's way from the bundle to the last bin."""
+
+    def __init__(self, shared: Shared, config: LiveConfig, writer: Writer, post: Post) -> None:
+        self._shared, self._config, self._writer, self._post = shared, config, writer, post
+        self._parent = process.ParentWatch()
+        self._commits = -1
+        self._bundle: Bundle | None = None
+        self._pipeline: Pipeline | None = None
+        self._broken = ""
+        self._sink: Sink | None = None
+
+    def run(self) -> None:
+        """Load, wait for the turn, decode."""
+        self._load()
+        if not self._stand_by():
+            return
+        # Before any LSL or ZeroMQ object, whose threads inherit it, and not before: loading is no work for a real-time process.
+        s = self._config.supervisor
+        conditions = process.real_time(s.real_time, s.decoder_core)
+        self._sink = make_sink(self._config.sink)
+        try:
+            if self._bundle is None or self._pipeline is None:
+                self._fail_closed(self._sink)
+            else:
+                self._decode(self._bundle, self._pipeline, self._sink, conditions)
+        finally:
+            self._sink.close()
+
+    def _load(self) -> None:
+        """Load and warm up what was committed last; a later decoder keeps the sentence of what is wrong with it."""
+        self._commits = self._shared.get(Cell.COMMITS)
+        try:
+            bundle = committed.load(Path(self._config.out), Path(self._config.bundle))
+            if self._pipeline is None:
+                self._pipeline = bundle.pipeline()
+                self._rehearse(bundle, self._pipeline)
+            self._bundle, self._broken = bundle, ""
+        except BundleError as e:
+            if self._post.first:
+                raise
+            self._bundle, self._broken = None, str(e)
+
+    def _rehearse(self, bundle: Bundle, pipeline: Pipeline) -> None:
+        loop = self._loop(bundle, pipeline)
+        for seq in range(_FIRST_STEPS):
+            loop.on_bin(Bin(seq, seq * bundle.manifest.bin_s, bundle.read_in.mean, seq * bundle.manifest.bin_s))
+
+    def _loop(self, bundle: Bundle, pipeline: Pipeline) -> DecodeLoop:
+        m, c = bundle.manifest, self._config
+        return DecodeLoop(
             pipeline,
             bundle.read_in,
             m.generation,
             m.bin_s,
-            scale=m.scale,
-            checks=config.checks,
-            safety=config.safety,
-            promotion=config.promotion,
+            scale=pipeline.scale,
+            checks=c.checks,
+            safety=c.safety,
+            promotion=c.promotion,
         )
-        gc.collect()
-        gc.freeze()  # what is here now stays: no collection need look at it again
-        why = _decode(shared, loop, source, sink, pipe, config.stale_s)
-        counts = {"bins": shared.get(Cell.BINS), "gaps": loop.gaps, "bad": loop.bad, "malformed_events": _malformed(source)}
-        send(pipe, {"report": "ended", "why": why} | counts)
-    finally:
-        source.close()
-        sink.close()
+
+    def _stand_by(self) -> bool:
+        """Wait until it is our turn, with the committed generation in hand; false when told to stop."""
+        told = False
+        while self._shared.get(Cell.ACTIVE) != self._post.ticket:
+            if not self._go_on():
+                return False
+            if self._shared.get(Cell.COMMITS) != self._commits:
+                self._load()
+                told = False
+            if not told:
+                told = True
+                self._writer.send({"report": "standing_by", "broken": self._broken})
+            self._writer.push()
+            time.sleep(_WAIT_S)
+        if self._shared.get(Cell.COMMITS) != self._commits:
+            self._load()
+        return True
+
+    def _go_on(self) -> bool:
+        """Give a sign of life; whether nobody has told us to end."""
+        self._shared.beat(self._post.beat)
+        return not (self._shared.get(Cell.STOP) or self._parent.gone())
+
+    def _decode(self, bundle: Bundle, pipeline: Pipeline, sink: Sink, conditions: str) -> None:
+        shared, c, m = self._shared, self._config, bundle.manifest
+        source = Reconnecting(lambda: make_source(c.source), lambda spec: check_stream(spec, bundle), c.source.connect_timeout_s)
+        try:
+            if self._post.first:
+                spec: StreamSpec | None = source.open(c.source.connect_timeout_s)
+                sink.open(m.outputs, m.units, 1.0 / m.bin_s)
+            else:
+                sink.open(m.outputs, m.units, 1.0 / m.bin_s)
+                spec = self._wait_for(source, sink, m.generation)
+            if spec is None:
+                return
+            self._take_over(m.generation)
+            self._writer.send(
+                {
+                    "report": "ready",
+                    "stream": spec.name,
+                    "channels": len(spec.channels),
+                    "bin_s": spec.bin_s,
+                    "generation": m.generation,
+                    "scheduler": conditions,
+                }
+            )
+            loop = TapedLoop(self._loop(bundle, pipeline), shared.tape, Begin.of(bundle, c).pack())
+            if not self._post.first:
+                loop.restarted()
+            gc.collect()
+            gc.freeze()  # what is here now stays: no collection need look at it again
+            decoding = Decoding(shared, self._post.beat, self._post.ticket, loop, source, sink, self._writer, m.bin_s, c.stale_s)
+            why = decoding.run()
+            self._writer.send({"report": "ended", "why": why} | decoding.counts())
+        finally:
+            source.close()
+
+    def _take_over(self, generation: int) -> None:
+        """Go on where the decoder before was killed: a candidate that it had taken and not committed is lost with it."""
+        shared = self._shared
+        shared.mailbox.fetched = shared.get(Cell.FETCHED)
+        lost = shared.mailbox.generation
+        taken = 0 < shared.mailbox.fetched == shared.mailbox.posted
+        if taken and lost not in (generation, shared.get(Cell.DISCARDED)) and not self._post.first:
+            shared.set(Cell.DISCARDED, lost)
+            reason = "the decoder was started anew before it was committed"
+            self._writer.send({"report": "dropped", "generation": lost, "reason": reason})
+        shared.set(Cell.GENERATION, generation)
+        shared.set(Cell.COMMITTED, generation)
+
+    def _wait_for(self, source: Reconnecting, sink: Sink, generation: int) -> StreamSpec | None:
+        """Connect, with zero output until that has come to something; None when told to stop."""
+        flags = Flags.RESTARTED | Flags.LOST
+        zeros = Zeros(sink, len(self._post.names), self._post.bin_s, self._shared.get(Cell.LAST_SEQ) - 1, generation, flags)
+        self._shared.set(Cell.PHASE, Phase.LOST)
+        told = False
+        while True:
+            opening = _Opening(source)
+            opening.start()
+            while opening.is_alive():
+                if not self._go_on():
+                    opening.join()
+                    return None
+                zeros.due(time.monotonic())
+                opening.join(_WAIT_S)
+            if opening.spec is not None:
+                return opening.spec
+            if not isinstance(opening.error, BciAlignError):
+                raise opening.error or AssertionError("a search that ended with nothing")
+            if not told:
+                told = True
+                state = "mismatch" if isinstance(opening.error, MismatchError) else "lost"
+                self._writer.send({"report": "link", "state": state, "sentence": str(opening.error), "restarted": False})
+
+    def _fail_closed(self, sink: Sink) -> None:
+        """Zero output until somebody ends the run and mends the bundle: nothing else may stand in for it."""
+        post, shared = self._post, self._shared
+        sink.open(post.names, post.units, 1.0 / post.bin_s)
+        zeros = Zeros(sink, len(post.names), post.bin_s, shared.get(Cell.LAST_SEQ) - 1, -1, Flags.FAILED)
+        shared.set(Cell.PHASE, Phase.FAILED)
+        self._writer.send({"report": "failed_closed", "sentence": self._broken})
+        while self._go_on() and shared.get(Cell.ACTIVE) == post.ticket:
+            zeros.due(time.monotonic())
+            shared.set(Cell.TAKEN, shared.get(Cell.ORDERS))
+            self._writer.push()
+            time.sleep(_WAIT_S)
+        counts = {c.name.lower(): shared.get(c) for c in (Cell.BINS, Cell.GAPS, Cell.BAD)}
+        self._writer.send(
+            {"report": "ended", "why": f"stopped; the output was zero, for {self._broken}"}
+            | counts
+            | {"malformed_events": shared.get(Cell.MALFORMED)}
+        )
 
 
-def _decode(shared: Shared, loop: DecodeLoop, source: Source, sink: Sink, pipe: Connection[Any, Any], stale_s: float) -> str:
-    """Decode until told to stop or until no bin has come for ``stale_s`` seconds (0: for ever); why it ended."""
-    parent = process.ParentWatch()
-    last, bins, marks, ends, successes = time.monotonic(), 0, 0, 0, 0
-    while not shared.get(Cell.STOP):
-        for item in source.read(0.0 if loop.warming else _READ_S):
-            if not isinstance(item, Bin):
-                marks += loop.on_event(item)
-                ends += item.name == END
-                successes += item.name == END and bool(item.value)
-                shared.ring.put(item)
-                continue
-            decoded = loop.on_bin(item)
-            if decoded is None:
-                continue
-            sink.write(decoded)
-            bins += 1
-            if not decoded.flags & Flags.BAD_COUNTS:  # else left out: a trial with a bin missing is not calibrated on
-                shared.ring.put(item)
-            loop.idle(_CATCH_UP)
-            last = time.monotonic()
-            shared.set(Cell.BINS, bins)
-            shared.set(Cell.LAST_SEQ, item.seq + 1)
-        shared.set(Cell.MARKS, marks)
-        shared.set(Cell.ENDS, ends)
-        shared.set(Cell.SUCCESSES, successes)
-        shared.set(Cell.MALFORMED, _malformed(source))
-        shared.set(Cell.GAPS, loop.gaps)
-        shared.set(Cell.BAD, loop.bad)
-        posted = shared.mailbox.poll()
-        if posted is not None:
-            loop.offer(*posted)
-        loop.idle(_CATCH_UP)
-        for report in loop.news():
-            send(pipe, report)
-        if not loop.warming:
-            shared.set(Cell.SETTLED, shared.mailbox.fetched)
-        if stale_s and time.monotonic() - last > stale_s:
-            return f"no bin has come for {stale_s:g} s"
-        if parent.gone():
-            return "the parent process is gone"
-    return "stopped"
+class _Opening(threading.Thread):
+    """One search for the stream, beside the zero output."""
 
+    def __init__(self, source: Reconnecting) -> None:
+        super().__init__(name="bci-align opening", daemon=True)
+        self._source = source
+        self.spec: StreamSpec | None = None
+        self.error: Exception | None = None
 
-def _malformed(source: Source) -> int:
-    """Markers that a transport could not understand; 0 for one that has no markers to read."""
-    return int(getattr(getattr(source, "events", None), "malformed", 0))
+    def run(self) -> None:
+        """Search; what came of it is in :attr:`spec` or :attr:`error`."""
+        try:
+            self.spec = self._source.open(_RETRY_S)
+        except Exception as e:
+            self.error = e
 
 
 def check_stream(spec: StreamSpec, bundle: Bundle) -> None:

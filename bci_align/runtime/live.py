@@ -1,18 +1,22 @@
-"""The live system: a decoder and an aligner, their shared memory, and one place that hears what both have to say.
+"""The live system: its processes, their shared memory, and one place that hears what they have to say and takes orders.
 
-Reports are dictionaries with ``from`` (``decoder``, ``aligner`` or ``live``) and ``report``:
+Reports are dictionaries with ``from`` (``decoder``, ``standby``, ``aligner``, ``recorder`` or ``live``) and ``report``:
 
 =================  ==================================================================================================
-decoder            ``ready`` (stream, channels, bin_s, generation, scheduler), ``warm`` (generation), ``swapped``
-                   (generation, bin: first one it decoded, warm_from_seq), ``dropped`` (generation, reason), ``ended``
-                   (why, bins, gaps, bad, malformed_events)
-aligner            ``ready``, ``aligning`` (generation, trials, dropped), ``progress`` (done, total), ``verdict`` (accepted,
-                   reason, checks, generation, trials, seconds, path if accepted), ``missed`` (records), ``finished``
-live               ``aligner_died`` (reason) and ``log_failed`` (reason): decoding goes on; ``status`` (sentence): how the
-                   collecting goes and what was faulty, where that is worth saying and at most every 30 s
+decoder            ``ready`` (stream, channels, bin_s, generation, scheduler: what was granted), ``link`` (state, sentence,
+                   restarted), ``failed_closed`` (sentence), ``ended`` (why, bins, gaps, bad, malformed_events), and what
+                   happens to bins and candidates, see :meth:`~bci_align.runtime.decode_loop.DecodeLoop.news`
+standby            ``standing_by`` (broken: what is wrong with the bundle that it would decode with, if anything)
+aligner            ``ready``, ``aligning`` (generation, trials, dropped), ``progress`` (done, total), ``judging`` (generation),
+                   ``verdict`` (accepted, reason, checks, generation, trials, seconds, path if accepted), ``missed``
+                   (records), ``finished``
+recorder           ``ready`` and what :mod:`bci_align.runtime.recorder_process` tells
+live               ``died`` (who, reason, again_s: seconds until it is started again, none: it stays down), ``log_failed``
+                   (reason), ``status`` (sentence): how the collecting goes and what was faulty, where that is worth
+                   saying and at most every 30 s
 =================  ==================================================================================================
 
-A fault of the decoder is raised as the exception it was there.
+A decoder that dies is replaced; what ends the run is raised as the exception it was.
 """
 
 from __future__ import annotations
@@ -23,43 +27,49 @@ from collections import deque
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bci_align.bundle.store import load_bundle
 from bci_align.config import LiveConfig
 from bci_align.errors import ConfigError, RuntimeFault
-from bci_align.runtime import aligner_process, decisions, decoder_process
+from bci_align.runtime import committed
 from bci_align.runtime.aligner_process import Methods
-from bci_align.runtime.child import Child
+from bci_align.runtime.control import ControlServer
+from bci_align.runtime.desk import Desk
+from bci_align.runtime.metrics import MetricsServer, Page
 from bci_align.runtime.process import OrderlyExit, as_child
 from bci_align.runtime.reports import Report, as_error
+from bci_align.runtime.scribe import Scribe
 from bci_align.runtime.shared import Cell, Shared
+from bci_align.runtime.team import Team
 from bci_align.runtime.watch import Watch
 
-_GRACE_S = {"decoder": 3.0, "aligner": 1.0}
-"""Seconds that a process gets to end when told to; sending what a transport has queued can take the decoder one or two."""
-
-_LOGGED = ("swapped", "dropped", "aligner_died")
-"""Reports that are decisions too, and not written down where they are made: the decoder must not wait for a disk."""
+_LOOKS = 4
+"""Looks at the heartbeats in the time after which a process counts as hung."""
 
 
 class LiveSystem:
-    """Decoder and aligner of one run; use as a context manager.
+    """All processes of one run; use as a context manager.
 
     ``methods`` replaces ERDiff and its gate, e.g. in tests. Entering raises what is wrong with the configuration or the
-    bundle at once; what is wrong with the stream comes out of :meth:`wait_ready` or :meth:`poll`.
+    bundle at once; what is wrong with the stream comes out of :meth:`wait_ready` or :meth:`poll`. Processes are looked after in
+    :meth:`poll`, so it has to be called again and again.
     """
 
     def __init__(self, config: LiveConfig, methods: Methods | None = None) -> None:
         self._config, self._methods = config, methods
         self._shared: Shared | None = None
-        self._decoder: Child | None = None
-        self._aligner: Child | None = None
+        self._team: Team | None = None
+        self._desk: Desk | None = None
+        self._control: ControlServer | None = None
+        self._metrics: MetricsServer | None = None
         self._waiting: deque[Report] = deque()
         self._ended = False
         self._exit: OrderlyExit | None = None
         success = config.source.events.success if config.successful_only else None
         self._watch = Watch(config.calibration_trials, success)
         self.bundle = load_bundle(Path(config.bundle))
+        self._scribe = Scribe(Path(config.out), self.bundle, self._say)
 
     def __enter__(self) -> LiveSystem:
         c = self._config
@@ -68,16 +78,21 @@ class LiveSystem:
             Path(c.out).mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ConfigError(f"out: {c.out!r}: cannot be made a directory ({e.strerror})") from None
+        committed.write(Path(c.out), self.bundle.path, self.bundle.path)
         m = self.bundle.manifest
         self._exit = OrderlyExit()
         try:
             with as_child():  # the last to leave: it removes the shared memory of a parent that was killed
                 resource_tracker.ensure_running()
             self._shared = Shared.create(len(m.channels), m.hidden, outputs=len(m.outputs))
-            args = (self._shared.layout, c)
-            self._decoder = Child("decoder", decoder_process.main, args)
-            if c.recalibrations:
-                self._aligner = Child("aligner", aligner_process.main, args, (self._methods,))
+            self._team = Team(c, self._shared, self.bundle, self._methods, self._say)
+            self._desk = Desk(c, self._shared, self._team, self._scribe.progress)
+            if c.control.address is not None:
+                self._control = ControlServer(c.control, self._desk.obey)
+            if c.control.metrics_port is not None:
+                page = Page(self._shared, self._team.restarts, lambda: self._scribe.progress.state)
+                self._metrics = MetricsServer(c.control.metrics_port, page)
+            self._team.start()
         except BaseException:
             self.stop()
             raise
@@ -88,18 +103,45 @@ class LiveSystem:
 
     @property
     def decoding(self) -> bool:
-        """Whether the decoder has neither ended nor failed."""
-        return self._decoder is not None and not self._ended
-
-    @property
-    def aligner_pid(self) -> int | None:
-        """Process number of the aligner, or None when there is none (any more)."""
-        return None if self._aligner is None or self._aligner.done else self._aligner.pid
+        """Whether decoding has neither ended nor been given up; a decoder that is being replaced is no end."""
+        return self._team is not None and not self._ended
 
     @property
     def decoder_pid(self) -> int | None:
-        """Process number of the decoder, or None when there is none (any more)."""
-        return None if self._decoder is None or self._decoder.done else self._decoder.pid
+        """Process number of the decoder, or None while there is none."""
+        return None if self._team is None else self._team.decoder.pid
+
+    @property
+    def standby_pid(self) -> int | None:
+        """Process number of the decoder that stands by, or None while there is none that is loaded."""
+        return self._team.standby.pid if self._team is not None and self._team.standing_by else None
+
+    @property
+    def aligner_pid(self) -> int | None:
+        """Process number of the aligner, or None while there is none."""
+        return None if self._team is None else self._team.aligner.pid
+
+    @property
+    def recorder_pid(self) -> int | None:
+        """Process number of the recorder, or None while there is none."""
+        return None if self._team is None else self._team.recorder.pid
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Port of the Prometheus page, or None where there is none."""
+        return None if self._metrics is None else self._metrics.port
+
+    def status(self) -> dict[str, Any]:
+        """How everything is: what the order ``status`` tells."""
+        if self._desk is None:
+            raise RuntimeFault("live system: expected it to be running, found it stopped")
+        return self._desk.status()
+
+    def order(self, order: str) -> dict[str, Any]:
+        """Carry out one of :data:`~bci_align.runtime.control.ORDERS`; :class:`RuntimeFault` says what speaks against it."""
+        if self._desk is None:
+            raise RuntimeFault("live system: expected it to be running, found it stopped")
+        return self._desk.obey(order)
 
     def counters(self) -> dict[str, int]:
         """What the processes have counted so far: ``bins``, ``gaps``, ``bad``, ``marks`` and ``trials``."""
@@ -122,31 +164,40 @@ class LiveSystem:
         return handled and s.get(Cell.SETTLED) >= s.mailbox.posted
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Block until the decoder is connected and the aligner has loaded what it needs; reports stay for :meth:`poll`."""
+        """Block until the decoder is connected and all others have loaded what they need; reports stay for :meth:`poll`.
+
+        The decoder that stands by is not waited for.
+        """
         deadline = time.monotonic() + timeout_s
         seen: list[Report] = []
-        while not all(c.ready or c.done for c in self._children()):
+        while late := [s.who for s in self._needed() if s.state in ("starting", "waiting")]:
             left = deadline - time.monotonic()
             if left <= 0:
-                late = ", ".join(c.who for c in self._children() if not c.ready)
-                raise RuntimeFault(f"expected decoder and aligner to be ready within {timeout_s:g} s, found {late} not ready")
+                names = " and ".join(late)
+                raise RuntimeFault(f"expected all processes to be ready within {timeout_s:g} s, found {names} not ready")
             seen += self.poll(left)
         if self._waiting:  # a fault that came right behind other reports
             seen += self.poll(0.0)
         self._waiting.extendleft(reversed(seen))
 
     def poll(self, timeout_s: float) -> list[Report]:
-        """Reports since the last call, waiting at most ``timeout_s`` for the first; raises what ended the decoder, if anything.
+        """Reports since the last call, waiting at most ``timeout_s`` for the first; raises what ended the run, if anything.
 
         After the decoder's ``ended`` no more will come, and :attr:`decoding` is false.
         """
-        if not self._waiting:
-            pipes = [c.pipe for c in self._children() if not c.done]
-            if not pipes:
-                return []
-            multiprocessing.connection.wait(pipes, timeout_s)
-            self._take_all([(child, child.read()) for child in self._children()])
-            self._look()
+        deadline = time.monotonic() + timeout_s
+        while not self._waiting and self._team is not None and not self._ended:
+            now = time.monotonic()
+            self._team.look(now)
+            pipes = [c.pipe for c in self._team.children() if not c.done]
+            step = min(max(deadline - now, 0.0), self._config.supervisor.heartbeat_s / _LOOKS)
+            if pipes:
+                multiprocessing.connection.wait(pipes, step)
+            else:
+                time.sleep(step)
+            self._hear(self._team)
+            if time.monotonic() >= deadline:
+                break
         reports: list[Report] = []
         while self._waiting:
             if self._waiting[0]["report"] == "fault":
@@ -158,87 +209,67 @@ class LiveSystem:
         return reports
 
     def stop(self) -> list[Report]:
-        """End both processes, by force if they take longer than seconds, and remove the shared memory.
+        """End all processes, by force if they take longer than seconds, and remove the shared memory.
 
         Gives the last reports, without a fault among them. Harmless when called twice.
         """
         shared, self._shared = self._shared, None
+        team, self._team = self._team, None
         if shared is None:
             self._leave_signals()
             return []
         try:
             shared.set(Cell.STOP, 1)
-            self._take_all([(child, child.drain(_GRACE_S[child.who])) for child in self._children()], ending=True)
+            for server in (self._control, self._metrics):
+                if server is not None:
+                    server.close()
+            if team is not None:
+                for report in team.drain():
+                    self._take(report, shared)
         finally:
             try:
-                for child in self._children():
-                    child.end(0.0)
-                    child.close()
+                if team is not None:
+                    team.end()
             finally:
-                self._decoder = self._aligner = None
+                self._desk = self._control = self._metrics = None
                 shared.close()
                 self._leave_signals()
         last, self._waiting = [r for r in self._waiting if r["report"] != "fault"], deque()
         return last
 
+    def _needed(self) -> list[Any]:
+        return [] if self._team is None else [self._team.decoder, self._team.aligner, self._team.recorder]
+
     def _leave_signals(self) -> None:
         if self._exit is not None:
             self._exit.undo()
 
-    def _take_all(self, heard: list[tuple[Child, list[Report]]], ending: bool = False) -> None:
-        """Take what the decoder, asked first, and then the aligner have said: the aligner's words come first.
+    def _hear(self, team: Team) -> None:
+        for report in team.hear():
+            self._take(report, self._open())
+        if team.fault is not None:
+            self._waiting.append(team.fault)
+        elif not self._ended:
+            self._look()
 
-        So a swap never stands before the verdict that led to it, which was sent before the decoder could know of it.
-        """
-        for child, reports in reversed(heard):
-            self._take(child, reports, ending)
+    def _take(self, report: Report, shared: Shared) -> None:
+        if self._scribe.hear(report):
+            shared.set(Cell.COMMITS, shared.get(Cell.COMMITS) + 1)
+        self._ended = self._ended or report["report"] == "ended"
+        self._waiting.append(report)
 
-    def _take(self, child: Child, reports: list[Report], ending: bool = False) -> None:
-        """Sort what ``child`` said, and what its end means unless it was asked for."""
-        was_done = child.noted
-        for report in reports:
-            if report["report"] == "fault" and child.who == "aligner":
-                self._aligner_died(f"{report['error']}: {report['message']}")
-                continue
-            self._log(report)
-            self._ended = self._ended or report["report"] == "ended"
-            self._waiting.append(report)
-        child.noted = child.done
-        if was_done or not child.done or ending or child.last in ("fault", "ended", "finished"):
-            return
-        reason = f"its process ended without a word, exit code {child.exitcode}"
-        if child.who == "aligner":
-            self._aligner_died(reason)
-        else:
-            message = f"the decoder died: {reason}"
-            self._waiting.append({"from": "live", "report": "fault", "error": "RuntimeFault", "message": message})
+    def _say(self, report: Report) -> None:
+        """Add a report of the live system's own."""
+        report = {"from": "live"} | report
+        self._scribe.hear(report)
+        self._waiting.append(report)
 
     def _look(self) -> None:
-        """Say how things are, if that is worth a report and the decoder has not just said its last word."""
-        if self._ended or any(r["report"] == "fault" for r in self._waiting):
-            return
+        """Say how things are, if that is worth a report."""
         s = self._open()
         sentence = self._watch.look({c: s.get(c) for c in Cell}, self.aligner_pid is not None, time.monotonic())
         if sentence is not None:
             self._waiting.append({"from": "live", "report": "status", "sentence": sentence})
-
-    def _aligner_died(self, reason: str) -> None:
-        report = {"from": "live", "report": "aligner_died", "reason": reason}
-        self._log(report)
-        self._waiting.append(report)
-
-    def _log(self, report: Report) -> None:
-        """Write a report down if it is a decision; a full disk must not end the decoding, but must not go unseen either."""
-        if report["report"] not in _LOGGED:
-            return
-        content = {k: v for k, v in report.items() if k not in ("from", "report")}
-        try:
-            decisions.append(Path(self._config.out), report["report"], content)
-        except RuntimeFault as e:
-            self._waiting.append({"from": "live", "report": "log_failed", "reason": str(e)})
-
-    def _children(self) -> list[Child]:
-        return [c for c in (self._decoder, self._aligner) if c is not None]
 
     def _open(self) -> Shared:
         if self._shared is None:

@@ -35,6 +35,11 @@ class Mailbox:
         """Version of the last read-in that was posted; 0 before the first."""
         return int(self._header[0])
 
+    @property
+    def generation(self) -> int:
+        """Generation of the last read-in that was posted; 0 before the first."""
+        return int(self._header[1])
+
     def post(self, read_in: ReadIn, generation: int) -> None:
         """Put ``read_in`` in as ``generation``; :class:`ValueError` for shapes other than the mailbox's."""
         c, h = self._channels, self._hidden

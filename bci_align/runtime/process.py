@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import NoReturn
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PRIORITY = 10
 _LOOK_S = 1.0
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 @contextmanager
@@ -70,8 +73,23 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def real_time() -> str:
-    """Ask for the real-time scheduler, for this process and every thread it starts from now on; says what came of it."""
+def real_time(wanted: bool = True, core: int | None = None) -> str:
+    """Ask for the real-time scheduler, for this process and every thread it starts from now on, and keep it on ``core``.
+
+    Says what came of it.
+    """
+    parts = [_fifo() if wanted else "default scheduler, as configured", _keep_on((core,)) if core is not None else ""]
+    return ", ".join(p for p in (*parts, _lock_memory() if wanted else "") if p)
+
+
+def background(cores: tuple[int, ...] | None = None) -> str:
+    """Give way to everybody else, on ``cores`` if given; says what came of that."""
+    if hasattr(os, "nice"):
+        os.nice(19)
+    return _keep_on(cores) if cores else ""
+
+
+def _fifo() -> str:
     if not hasattr(os, "sched_setscheduler"):
         return "default scheduler: this system has no SCHED_FIFO, so late bins are possible under load"
     try:
@@ -81,10 +99,37 @@ def real_time() -> str:
     return f"SCHED_FIFO, priority {_PRIORITY}"
 
 
-def background() -> None:
-    """Give way to everybody else."""
-    if hasattr(os, "nice"):
-        os.nice(19)
+def _keep_on(cores: tuple[int, ...]) -> str:
+    named = f"core {cores[0]}" if len(cores) == 1 else f"cores {', '.join(map(str, cores))}"
+    if not hasattr(os, "sched_setaffinity"):
+        return f"any core: this system has no way to keep a process on {named}"
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as e:
+        return f"any core: {named} was not granted ({e.strerror})"
+    return named
+
+
+def _lock_memory() -> str:
+    """Keep in memory what has been touched, now and later: a page that has to come back from a disk costs a bin.
+
+    On fault: locking everything at once would read in every library that is only mapped, gigabytes with torch's. Only without a
+    limit: under one, memory asked for later would be refused.
+    """
+    if not sys.platform.startswith("linux"):
+        return ""
+    import resource  # not on every system
+
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    except (OSError, ValueError):
+        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
+            return "memory not locked (there is a limit)"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT):
+        return f"memory not locked ({os.strerror(ctypes.get_errno())})"
+    return "memory locked"
 
 
 class ParentWatch:

@@ -70,8 +70,7 @@ class Promoter:
     def __init__(self, pipeline: Stepper, slot: Slot, scale: Floats, config: PromotionConfig) -> None:
         self._pipeline, self._scale, self._config = pipeline, scale, config
         self.slots: list[Slot | None] = [slot, None]
-        self.live = 0
-        self.leader = slot
+        self.live, self.leader = 0, slot
         self._rest = Promotion.COLLECT
         self._history: deque[Seen] = deque(maxlen=HISTORY)
         self._candidate: Follower | None = None
@@ -98,7 +97,12 @@ class Promoter:
     @property
     def warming(self) -> bool:
         """Whether a follower has still to catch up; one in shadow has."""
-        return any(f is not None and not f.warm for f in (self._candidate, self._beside))
+        return any(not f.warm for f in self.followers)
+
+    @property
+    def followers(self) -> list[Follower]:
+        """Who follows the leader at present."""
+        return [f for f in (self._candidate, self._beside) if f is not None]
 
     def offer(self, slot: Slot) -> None:
         """Take in an accepted candidate; it replaces one that does not lead yet."""
@@ -152,9 +156,8 @@ class Promoter:
     def seen(self, seen: Seen) -> None:
         """Note what the leader's encoder saw, for all who follow."""
         self._history.append(seen)
-        for follower in (self._candidate, self._beside):
-            if follower is not None:
-                follower.add(seen, self._history)
+        for follower in self.followers:
+            follower.add(seen, self._history)
 
     def failed(self) -> None:
         """Note that the leader gave nothing finite for a bin: on probation that is the end of it."""
@@ -178,12 +181,10 @@ class Promoter:
         self._history.clear()
         self._fade = 0
         self.leader.state, self.leader.from_seq = self._pipeline.state0(), None
-        for follower in (self._candidate, self._beside):
-            if follower is not None:
-                follower.anew()
-        for comparison in (self._shadow, self._probation):
-            if comparison is not None:
-                comparison.cut()
+        for follower in self.followers:
+            follower.anew()
+        for comparison in filter(None, (self._shadow, self._probation)):
+            comparison.cut()
 
     def idle(self, steps: int) -> bool:
         """Step those who follow by at most ``steps`` bins together, the generation before first; whether anybody follows."""

@@ -8,9 +8,7 @@ import shutil
 import sys
 import time
 from datetime import UTC, datetime
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,7 +20,7 @@ from bci_align.config import LiveConfig
 from bci_align.errors import RuntimeFault
 from bci_align.runtime import audit, process
 from bci_align.runtime.recording import About, Writer
-from bci_align.runtime.reports import fault, send
+from bci_align.runtime.reports import Pipe, fault, send
 from bci_align.runtime.sealed import SealedReader
 from bci_align.runtime.shared import Cell, Layout, Shared
 
@@ -35,14 +33,14 @@ _DRAIN_S = 3.0
 _MB = 1e6
 
 
-def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any]) -> None:
+def main(layout: Layout, config: LiveConfig, pipe: Pipe) -> None:
     """Run the process until it is told to stop, its parent is gone or the disk will take no more.
 
     Reports ``ready`` (path), ``missed`` (records: the tape overran), ``record_failed`` (reason: recording has ended, which is
     no reason to start it again) and ``finished`` (path, records).
     """
     process.ignore_interrupts()
-    process.background()
+    process.background(config.supervisor.background_cores)
     try:
         shared = Shared.attach(layout)
         try:
@@ -60,7 +58,7 @@ def main(layout: Layout, config: LiveConfig, pipe: Connection[Any, Any]) -> None
 class _Recorder:
     """One recording."""
 
-    def __init__(self, shared: Shared, config: LiveConfig, pipe: Connection[Any, Any]) -> None:
+    def __init__(self, shared: Shared, config: LiveConfig, pipe: Pipe) -> None:
         self._shared, self._config, self._pipe = shared, config, pipe
         self._out = Path(config.out)
         self._log = self._out / audit.NAME
@@ -78,6 +76,7 @@ class _Recorder:
         try:
             while True:
                 now = time.monotonic()
+                self._shared.beat(Cell.BEAT_RECORDER)
                 if self._take():
                     quiet = now
                 if not ending and (self._shared.get(Cell.STOP) or self._parent.gone()):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.config import LiveConfig
+from bci_align.config import ControlConfig, LiveConfig
 from bci_align.errors import ConfigError, MismatchError, RuntimeFault, SessionError, StreamError
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.live import LiveSystem
@@ -91,9 +91,7 @@ def replay(
         update={"kind": over, "stream": f"counts-{me}", "markers": f"events-{me}", "address": ports[0]}
     )
     sink = config.sink.model_copy(update={"kind": over, "stream": f"velocity-{me}", "address": ports[1]})
-    # While the player waits for the aligner no bins come, and at another speed they come as they did not: no fault of the stream.
-    checks = config.checks.model_copy(update={"stale_s": 0.0, "late_bins": math.inf})
-    config = config.model_copy(update={"source": source, "sink": sink, "checks": checks, "stale_s": 0.0})
+    config = _for_replay(config).model_copy(update={"source": source, "sink": sink})
     with ExitStack() as stack:
         outlet, inlet = make_rig(over, source, sink)
         stack.callback(outlet.close)
@@ -179,13 +177,15 @@ def _summarise(result: ReplayResult) -> None:
                 result.refusals.append(r)
         elif kind == "dropped":
             result.refusals.append(r)
+        elif kind == "rolled_back":
+            result.notes.append(f"generation {r['generation']} was taken back at bin {r['bin']}: {r['reason']}")
         elif kind == "swapped":
             verdict = verdicts[r["generation"]]
             swap = {k: r[k] for k in ("bin", "generation", "warm_from_seq")}
             result.swaps.append(swap | {"path": verdict["path"], "verdict": verdict})
-        elif kind == "aligner_died":
-            aligning = None
-            result.notes.append(f"the aligner died ({r['reason']}); decoding went on without it")
+        elif kind == "died":
+            aligning = None if r["who"] == "aligner" else aligning
+            result.notes.append(f"the {r['who']} died ({r['reason']}); decoding went on")
         elif kind in ("missed", "log_failed"):
             result.notes.append(f"{kind}: {r.get('records', r.get('reason'))}")
     if aligning is not None:
@@ -193,6 +193,26 @@ def _summarise(result: ReplayResult) -> None:
     settled = {s["generation"] for s in result.swaps} | {r["generation"] for r in result.refusals}
     for generation in sorted(set(verdicts) - settled):
         result.notes.append(f"the recording ended before generation {generation}, which was accepted, could be swapped in")
+
+
+def _for_replay(config: LiveConfig) -> LiveConfig:
+    """``config`` without what a recording knows nothing of.
+
+    While the player waits for the aligner no bins come, and at another speed than the rig's they come as they never did: neither
+    is a fault of the stream. Nobody gives orders, and nothing is recorded that is a recording already. A decoder that dies is
+    a fault to be seen, for the bins that it missed are not played again.
+    """
+    checks = config.checks.model_copy(update={"stale_s": 0.0, "late_bins": math.inf})
+    supervisor = config.supervisor.model_copy(update={"standby": False})
+    return config.model_copy(
+        update={
+            "checks": checks,
+            "supervisor": supervisor,
+            "control": ControlConfig(address=None),
+            "record": config.record.model_copy(update={"enabled": False}),
+            "stale_s": 0.0,
+        }
+    )
 
 
 def _free_ports(n: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one piece of shared memory of a live system: a board of counters, the ring, the mailbox and the tape.
+"""The one piece of shared memory of a live system: a board of counters, faults and latencies, ring, mailbox and tape.
 
 Plain memory instead of ``multiprocessing``'s locks, queues and events on purpose: a process that is killed while it holds one of
 those blocks the others for ever, and no death in here may stop the decoder.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from multiprocessing import resource_tracker
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.errors import RuntimeFault
+from bci_align.runtime.latency import Latency
 from bci_align.runtime.mailbox import Mailbox
 from bci_align.runtime.ring import Ring
 from bci_align.runtime.tape import Tape
@@ -35,11 +37,15 @@ _RING_BYTES = 32 * 2**20
 takes; 32 MB leave room in the 64 MB of shared memory that a container gets."""
 
 
+FAULTS = 32
+"""Rows of fault counters: one per bit of :class:`~bci_align.streams.contract.Flags`."""
+
+
 class Cell(IntEnum):
-    """Counters on the board; each has ONE writer."""
+    """Counters on the board; each has ONE writer. "Decoder" is the one that decodes; its successor goes on from what it finds."""
 
     STOP = 0
-    """Parent: not 0 asks both processes to end."""
+    """Parent: not 0 asks all processes to end."""
     BINS = 1
     """Decoder: bins decoded."""
     LAST_SEQ = 2
@@ -70,6 +76,67 @@ class Cell(IntEnum):
     GAP = 15
     NO_START = 16
     TOO_LONG = 17
+    ACTIVE = 18
+    """Parent: ticket of the decoder process that is to decode; one that finds another's here ends."""
+    BEAT_A = 19
+    """Decoder or standby, whichever has it: ``time.monotonic_ns()`` of its last sign of life, as are the following."""
+    BEAT_B = 20
+    """The other one of them."""
+    BEAT_ALIGNER = 21
+    BEAT_RECORDER = 22
+    FETCHED = 23
+    """Decoder: version of the mailbox's last read-in that it has taken."""
+    GENERATION = 24
+    """Decoder: generation that decodes."""
+    COMMITTED = 25
+    """Decoder: generation that it would go back to."""
+    DISCARDED = 26
+    """Decoder: last generation that it dropped or took back; 0: none so far."""
+    PHASE = 27
+    """Decoder: how it is, a :class:`Phase`."""
+    LATE = 28
+    """Decoder: bins published more than a bin's width after they had arrived."""
+    UNSENT = 29
+    """Decoder: reports that were left out, because the parent did not read them."""
+    MALFORMED_BINS = 30
+    """Decoder: messages that should have been bins and could not be understood."""
+    FREEZE = 31
+    """Parent: not 0 asks for zero output until further notice."""
+    PROMOTE = 32
+    """Parent: how many times it was ordered to promote the candidate now."""
+    ROLLBACK = 33
+    """Parent: how many times it was ordered to go back to the generation before."""
+    ORDERS = 34
+    """Parent: orders to the decoder so far; written after what it orders."""
+    TAKEN = 35
+    """Decoder: :attr:`ORDERS` as of the last look; what had been ordered by then is done."""
+    ALIGN = 36
+    """Parent: how many times it was ordered to align now."""
+    ALIGN_TAKEN = 37
+    """Aligner: how many of these it has seen to."""
+    COMMITS = 38
+    """Parent: how many times the committed generation was written down."""
+    COLLECT_FROM = 39
+    """Aligner: record of the ring with which the collecting began."""
+    ALIGNED = 40
+    """Aligner: alignments that came to a verdict, those that were ordered apart."""
+    ALIGNING = 41
+    """Aligner: 1 while it aligns or judges."""
+    DRIFT = 42
+    """Aligner: label-free drift score of the last trials in millionths; 0: none yet."""
+
+
+class Phase(IntEnum):
+    """How the decoder is (:attr:`Cell.PHASE`)."""
+
+    STARTING = 0
+    DECODING = 1
+    LOST = 2
+    """The stream is gone and is being looked for."""
+    MISMATCH = 3
+    """The stream that came is not the bundle's: zero output."""
+    FAILED = 4
+    """Its bundle does not load: zero output until it is stopped."""
 
 
 LEFT_OUT = {
@@ -94,15 +161,22 @@ class Layout:
 
 
 class Shared:
-    """Board, ring, mailbox and tape over one segment; :meth:`create` in the parent, :meth:`attach` in its processes."""
+    """All of it over one segment; :meth:`create` in the parent, :meth:`attach` in its processes.
+
+    ``faults`` (FAULTS,) int64 are faulty bins per bit of the flags, ``episodes`` (FAULTS,) int64 how often each one began; the
+    decoder writes both, and ``latency``.
+    """
 
     def __init__(self, segment: SharedMemory, layout: Layout, owner: bool) -> None:
         self._segment, self._owner = segment, owner
         self.layout = layout
         buffer = segment.buf
         assert buffer is not None
-        at_ring, at_mailbox, at_tape, _ = _offsets(layout)
+        at_faults, at_latency, at_ring, at_mailbox, at_tape, _ = _offsets(layout)
         self.board: NDArray[np.int64] = np.frombuffer(buffer, np.int64, len(Cell))
+        both: NDArray[np.int64] = np.frombuffer(buffer, np.int64, 2 * FAULTS, at_faults)
+        self.faults, self.episodes = both[:FAULTS], both[FAULTS:]
+        self.latency = Latency(buffer[at_latency:])
         self.ring = Ring(buffer[at_ring:], layout.channels, layout.capacity)
         self.mailbox = Mailbox(buffer[at_mailbox:], layout.channels, layout.hidden)
         self.tape = Tape(buffer[at_tape:], layout.channels, layout.outputs, Tape.room_for(layout.channels, layout.outputs))
@@ -137,11 +211,16 @@ class Shared:
         """Write a counter; only its one writer may."""
         self.board[cell] = value
 
+    def beat(self, cell: Cell) -> None:
+        """Give a sign of life."""
+        self.board[cell] = time.monotonic_ns()
+
     def close(self) -> None:
         """Detach, and remove the segment if this process made it; harmless when called twice."""
         if not hasattr(self, "board"):
             return
-        del self.board
+        del self.board, self.faults, self.episodes
+        self.latency.release()
         self.ring.release()
         self.mailbox.release()
         self.tape.release()
@@ -152,13 +231,21 @@ class Shared:
                 self._segment.unlink()
 
 
-def _offsets(layout: Layout) -> tuple[int, int, int, int]:
-    """Where ring, mailbox and tape begin, and the size of the whole, in bytes; multiples of a cache line."""
-    ring = -(-8 * len(Cell) // 64) * 64
-    mailbox = ring + -(-Ring.nbytes(layout.channels, layout.capacity) // 64) * 64
-    tape = mailbox + -(-Mailbox.nbytes(layout.channels, layout.hidden) // 64) * 64
-    records = Tape.room_for(layout.channels, layout.outputs)
-    return ring, mailbox, tape, tape + Tape.nbytes(layout.channels, layout.outputs, records)
+def _offsets(layout: Layout) -> list[int]:
+    """Where fault counters, latencies, ring, mailbox and tape begin, and the size of it all, bytes; multiples of a cache line."""
+    sizes = (
+        8 * len(Cell),
+        8 * 2 * FAULTS,
+        Latency.nbytes(),
+        Ring.nbytes(layout.channels, layout.capacity),
+        Mailbox.nbytes(layout.channels, layout.hidden),
+        Tape.nbytes(layout.channels, layout.outputs, Tape.room_for(layout.channels, layout.outputs)),
+    )
+    ends, end = [], 0
+    for size in sizes:
+        end += -(-size // 64) * 64
+        ends.append(end)
+    return ends
 
 
 def _reserve(segment: SharedMemory) -> None:
