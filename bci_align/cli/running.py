@@ -15,7 +15,7 @@ from bci_align.errors import BciAlignError
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.team import START_S
 
-_NOTED = ("died", "missed", "log_failed", "dropped", "failed_closed")
+_NOTED = ("died", "missed", "log_failed", "record_failed", "dropped", "failed_closed")
 
 
 @click.command("run")
@@ -133,6 +133,7 @@ _SENTENCES = {
     "dropped": "generation {generation} dropped: {reason}",
     "frozen": "the output is frozen",
     "resumed": "the output is free again",
-    "missed": "the aligner missed {records} records",
+    "missed": "the {from} missed {records} records",
+    "record_failed": "{reason}",
     "log_failed": "cannot be written: {reason}",
 }

@@ -65,6 +65,7 @@ class Decoding:
         self._before = dict(self._counts)
         self._faults, self._episodes = shared.faults.copy(), shared.episodes.copy()
         self._malformed = 0
+        self._expected = shared.get(Cell.LAST_SEQ)
         # Orders of before are the business of the decoder of before, but what is frozen stays frozen.
         self._orders = self._promotes = self._rollbacks = -1
         self._frozen = False
@@ -122,6 +123,9 @@ class Decoding:
         self._last = done
         self._measure(item.arrived, started, stepped, done)
         self._count(Cell.BINS, 1)
+        if self._expected:  # nobody decoded meanwhile; a sender that counts anew leaves nothing to tell
+            self._before[Cell.GAPS] += max(item.seq - self._expected, 0)
+            self._expected = 0
         self._news()  # before the ring: an aligner that reads this bin must know what it led to
         if not decoded.flags & Flags.BAD_COUNTS:  # else left out: a trial with a bin missing is not calibrated on
             shared.ring.put(item)

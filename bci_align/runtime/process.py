@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PRIORITY = 10
 _LOOK_S = 1.0
+_CAP_IPC_LOCK = 14
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
@@ -120,16 +122,20 @@ def _lock_memory() -> str:
         return ""
     import resource  # not on every system
 
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
-    except (OSError, ValueError):
-        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
-            return "memory not locked (there is a limit)"
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and not _may(_CAP_IPC_LOCK):
+        return "memory not locked (there is a limit)"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT):
         return f"memory not locked ({os.strerror(ctypes.get_errno())})"
     return "memory locked"
+
+
+def _may(capability: int) -> bool:
+    """Whether this process has a capability of Linux's, by its number."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> capability & 1)
+    return False
 
 
 class ParentWatch:

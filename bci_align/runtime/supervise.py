@@ -92,7 +92,7 @@ class Seat:
         if self.down:
             return "down"
         if self.child is not None and not self.child.done:
-            return "up" if self.child.ready else "starting"
+            return "up" if self.child.ready or self._alive else "starting"
         return "waiting" if self._again_at is not None else "ended"
 
     def start(self) -> None:

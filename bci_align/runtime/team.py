@@ -192,20 +192,23 @@ class Team:
         child.close()
         seat.child = None
         wait = seat.lost(reason, now)
+        if seat is self.decoder and wait is not None and self.standby.pid is not None:
+            self._hand_over(now + wait)  # before anything is written down: a rig waits
         self._say({"report": "died", "who": seat.who, "reason": reason, "again_s": wait})
-        if seat is not self.decoder:
-            return
-        if wait is None:
+        if seat is self.decoder and wait is None:
             self._publish_zero()
             self.fault = _fault(f"{seat.down}; zero velocity was published")
-        elif self.standby.pid is not None:
-            successor = self.standby.give()
-            assert isinstance(successor, DecoderChild)
-            successor.who = "decoder"
-            self._shared.set(Cell.ACTIVE, successor.post.ticket)
-            seat.take(successor, _TAKE_OVER * self._config.supervisor.heartbeat_s if self._standing_by else None)
-            self._standing_by = False
-            self.standby.later(now + wait)
+
+    def _hand_over(self, next_standby: float) -> None:
+        """Let the one that stands by decode; another takes its place, once there is time for that."""
+        successor = self.standby.give()
+        assert isinstance(successor, DecoderChild)
+        successor.who = "decoder"
+        self._shared.set(Cell.ACTIVE, successor.post.ticket)
+        limit_s = _TAKE_OVER * self._config.supervisor.heartbeat_s
+        self.decoder.take(successor, limit_s if self._standing_by else None)
+        self._standing_by = False
+        self.standby.later(next_standby)
 
     def _publish_zero(self) -> None:
         """Nobody decodes any more: say zero, so that a rig that listens does not go on with the last velocity."""

@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,69 +17,25 @@ import numpy as np
 import pytest
 
 from bci_align.bundle.store import Bundle
-from bci_align.config import GateConfig, LiveConfig
-from bci_align.errors import BundleError, ConfigError, MismatchError, RuntimeFault, StreamError
+from bci_align.config import LiveConfig
+from bci_align.errors import BundleError, ConfigError, MismatchError, StreamError
 from bci_align.runtime import watch
 from bci_align.runtime.aligner_process import Methods, free_path
 from bci_align.runtime.live import LiveSystem, check_config
 from bci_align.runtime.player import Player
-from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import Session
-from bci_align.streams.contract import END, START, Bin, RigInlet, RigOutlet, StreamSpec, TrialEvent
-from bci_align.streams.registry import make_rig
+from bci_align.streams.contract import END, START, Bin, RigOutlet, TrialEvent
 
 from . import fakes
 from .conftest import segments
+from .rigs import config_for, poll_until, rig, said
 
 READY_S = 40.0
-
-
-def config_for(bundle: Bundle, out: Path, kind: str = "zmq", **more: Any) -> LiveConfig:
-    me = uuid.uuid4().hex[:8]
-    ports = _free_ports(2)
-    return LiveConfig.model_validate(
-        {
-            "bundle": str(bundle.path),
-            "source": {"kind": kind, "stream": f"c{me}", "markers": f"e{me}", "address": ports[0], "connect_timeout_s": 3.0},
-            "sink": {"kind": kind, "stream": f"v{me}", "address": ports[1]},
-            "calibration_trials": 6,
-            "gate": GateConfig(min_trials=5),
-            "supervisor": {"standby": False},
-            "control": {"address": None},
-            "record": {"enabled": False},
-            "out": str(out),
-        }
-        | more
-    )
-
-
-@contextmanager
-def rig(config: LiveConfig, session: Session) -> Iterator[tuple[RigOutlet, RigInlet]]:
-    outlet, inlet = make_rig(config.source.kind, config.source, config.sink)
-    try:
-        outlet.open(StreamSpec(session.channels, session.bin_s, "a test rig", uuid.uuid4().hex))
-        yield outlet, inlet
-    finally:
-        inlet.close()
-        outlet.close()
 
 
 def send(outlet: RigOutlet, session: Session, first: int, stop: int) -> None:
     for k in range(first, stop):
         outlet.push(Bin(k, 100.0 + (k + 1) * session.bin_s, session.counts[k].astype(np.float32)))
-
-
-def poll_until(live: LiveSystem, done: Callable[[list[dict[str, Any]]], bool], timeout_s: float = 30.0) -> list[dict[str, Any]]:
-    reports: list[dict[str, Any]] = []
-    deadline = time.monotonic() + timeout_s
-    while not done(reports):
-        assert time.monotonic() < deadline, reports
-        reports += live.poll(0.1)
-    return reports
-
-
-def said(kind: str) -> Callable[[list[dict[str, Any]]], bool]:
-    return lambda reports: any(r["report"] == kind for r in reports)
 
 
 def decisions(out: Path) -> list[dict[str, Any]]:
@@ -209,9 +163,7 @@ def play(
             reports = poll_until(live, said("aligning"))
             at = live.decoded()
             act(live)
-            reports += poll_until(
-                live, lambda r: said("died")(r) or (live.aligner_pid is not None and live.decoded() > at)
-            )
+            reports += poll_until(live, lambda r: said("died")(r) or (live.aligner_pid is not None and live.decoded() > at))
             samples = []
             deadline = time.monotonic() + 30.0
             while len(samples) < session.bins and time.monotonic() < deadline:
