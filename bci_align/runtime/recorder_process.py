@@ -67,37 +67,45 @@ class _Recorder:
         self._reader = SealedReader(shared.tape)
         self._parent = process.ParentWatch()
         self._rows: list[NDArray[np.uint8]] = []
-        self._writer = Writer(free_path(self._out, datetime.now(UTC)), about(Path(config.bundle)))
+        self._path = free_path(self._out, datetime.now(UTC))
+        self._about = about(Path(config.bundle))
+        self._writer: Writer | None = None
 
     def run(self) -> bool:
-        """Record; whether it ended because the disk failed."""
-        send(self._pipe, {"report": "ready", "path": str(self._writer.path)})
-        due, ending, quiet = 0.0, 0.0, 0.0
+        """Record; whether it ended in the middle of a write."""
         try:
-            while True:
-                now = time.monotonic()
-                self._shared.beat(Cell.BEAT_RECORDER)
-                if self._take():
-                    quiet = now
-                if not ending and (self._shared.get(Cell.STOP) or self._parent.gone()):
-                    ending = quiet = now
-                over = bool(ending) and (now - quiet > _QUIET_S or now - ending > _DRAIN_S)
-                if now >= due or over:
-                    self._flush()
-                    due = now + self._config.record.flush_s / 2
-                if over:
-                    break
-                time.sleep(_SLEEP_S)
+            self._check_room()
+            self._writer = Writer(self._path, self._about)
+            send(self._pipe, {"report": "ready", "path": str(self._path)})
+            self._record(self._writer)
             self._writer.close()
         except (OSError, RuntimeError, ValueError) as e:  # what h5py raises when HDF5 cannot write
             self._fail(f"cannot be written any more ({_short(e)})")
             return True
         except RuntimeFault as e:
             self._fail(str(e))
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
             return False
         self._finish()
         return False
+
+    def _record(self, writer: Writer) -> None:
+        due, ending, quiet = 0.0, 0.0, 0.0
+        while True:
+            now = time.monotonic()
+            self._shared.beat(Cell.BEAT_RECORDER)
+            if self._take():
+                quiet = now
+            if not ending and (self._shared.get(Cell.STOP) or self._parent.gone()):
+                ending = quiet = now
+            over = bool(ending) and (now - quiet > _QUIET_S or now - ending > _DRAIN_S)
+            if now >= due or over:
+                self._flush(writer)
+                due = now + self._config.record.flush_s / 2
+            if over:
+                return
+            time.sleep(_SLEEP_S)
 
     def _take(self) -> bool:
         """Read what is new on the tape; whether there was anything."""
@@ -107,16 +115,18 @@ class _Recorder:
         self._rows += rows
         return bool(rows)
 
-    def _flush(self) -> None:
+    def _flush(self, writer: Writer) -> None:
         """Write down what has come; what is on the disk afterwards survives everything."""
-        left = shutil.disk_usage(self._out).free / _MB
-        least = self._config.record.leave_mb
-        if left < least:
-            raise RuntimeFault(
-                f"expected {least:g} MB free on the disk, which generations and decisions need, found {left:.1f} MB"
-            )
-        self._writer.write(self._rows, self._decisions())
+        self._check_room()
+        writer.write(self._rows, self._decisions())
         self._rows = []
+
+    def _check_room(self) -> None:
+        """Leave the last of the disk to what matters more."""
+        left, least = shutil.disk_usage(self._out).free / _MB, self._config.record.leave_mb
+        if left < least:
+            what = "free on the disk, for generations and decisions"
+            raise RuntimeFault(f"expected {least:g} MB {what}, found {left:.1f} MB")
 
     def _decisions(self) -> bytes:
         """Whole lines that the audit log has grown by; the log is only ever appended to, but for a line without its end."""
@@ -130,12 +140,15 @@ class _Recorder:
         return new
 
     def _fail(self, why: str) -> None:
-        reason = f"{self._writer.path}: recording ended after {self._writer.records} records: {why}"
+        reason = f"{self._path}: recording ended after {self._written()} records: {why}"
         send(self._pipe, {"report": "record_failed", "reason": reason})
         self._finish()
 
     def _finish(self) -> None:
-        send(self._pipe, {"report": "finished", "path": str(self._writer.path), "records": self._writer.records})
+        send(self._pipe, {"report": "finished", "path": str(self._path), "records": self._written()})
+
+    def _written(self) -> int:
+        return 0 if self._writer is None else self._writer.records
 
 
 def about(bundle: Path) -> About:
