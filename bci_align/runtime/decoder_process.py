@@ -234,7 +234,8 @@ class _Decoder:
         """Zero output until somebody ends the run and mends the bundle: nothing else may stand in for it."""
         post, shared = self._post, self._shared
         sink.open(post.names, post.units, 1.0 / post.bin_s)
-        zeros = Zeros(sink, len(post.names), post.bin_s, shared.get(Cell.LAST_SEQ) - 1, -1, Flags.FAILED)
+        seq, generation = shared.get(Cell.LAST_SEQ) - 1, shared.get(Cell.GENERATION)
+        zeros = Zeros(sink, len(post.names), post.bin_s, seq, generation, Flags.FAILED)
         shared.set(Cell.PHASE, Phase.FAILED)
         self._writer.send({"report": "failed_closed", "sentence": self._broken})
         while self._go_on() and shared.get(Cell.ACTIVE) == post.ticket:
