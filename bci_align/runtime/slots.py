@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bci_align.models.encoder import ReadIn
 from bci_align.signal.checks import Checks, Counts
+from bci_align.signal.safety import finite
 
 HISTORY = 400
 """Bins from which a follower's recurrent state is warmed."""
@@ -104,5 +105,4 @@ def finite_all(state: Any) -> bool:
     """Whether an array, or all arrays of a (nested) tuple of them, are free of NaN and infinities."""
     if isinstance(state, tuple):
         return all(map(finite_all, state))
-    # One product is cheaper than a mask of the whole; only numbers whose squares overflow are looked at one by one.
-    return bool(np.isfinite(np.vdot(state, state)) or np.isfinite(state).all())
+    return finite(state)

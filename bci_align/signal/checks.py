@@ -45,6 +45,7 @@ _NON_FINITE, _NEGATIVE, _IMPLAUSIBLE = int(Flags.NON_FINITE), int(Flags.NEGATIVE
 _SILENT, _SATURATED = int(Flags.SILENT), int(Flags.SATURATED)
 _UNUSABLE = _NON_FINITE | _NEGATIVE | _IMPLAUSIBLE | _MALFORMED
 _NEVER = 2**62
+_FLOAT32 = np.dtype(np.float32)
 
 
 class CheckState(NamedTuple):
@@ -60,8 +61,12 @@ class CheckState(NamedTuple):
     """Smallest ``arrived - t`` of late, seconds."""
     raw: Counts
     """Counts as they came (C,)."""
-    run: NDArray[np.int64]
-    """Bins in a row, beyond the first, that each channel sits at this count (C,)."""
+    n: int
+    """Bins taken."""
+    since: NDArray[np.int64]
+    """Value of ``n`` at which each channel came to this count (C,)."""
+    look: int
+    """Value of ``n`` before which no channel can have sat at its count for too long."""
     good: Counts
     """What the encoder saw last (C,)."""
     other: tuple[int, int]
@@ -113,12 +118,14 @@ class Checks:
         self._jump, self._late = config.time_jump_bins * bin_s, config.late_bins * bin_s
         with np.errstate(all="ignore"):  # a read-in that is not finite is refused elsewhere
             sd = 1.0 / np.asarray(read_in.gain, np.float64)
-            self._flood = (self.mean + config.flood_sd * sd).astype(np.float32)
+            flood = np.minimum(self.mean + config.flood_sd * sd, self._most)
+            self._flood = np.where(np.isfinite(flood), flood, self._most).astype(np.float32)
             self._flooded = config.flooded * self.channels
             improbable = silence(self.mean.astype(np.float64), sd)
             limit = np.maximum(np.ceil(config.silent_s / bin_s), np.ceil(improbable)) - 1
             self._silent = np.where(limit < _NEVER, limit, _NEVER).astype(np.int64)
         self._saturated = config.saturated_bins - 1
+        self._shortest = min(self._saturated, int(self._silent.min()))
         self._policy = {
             _GAP: config.gap,
             _JUMP: config.time_jump,
@@ -135,7 +142,7 @@ class Checks:
         """Give the state before the first bin."""
         c = self.channels
         nothing = np.full(c, np.nan, np.float32)
-        return CheckState(None, math.nan, 0, math.inf, nothing, np.zeros(c, np.int64), self.mean, (0, 0))
+        return CheckState(None, math.nan, 0, math.inf, nothing, 0, np.zeros(c, np.int64), 0, self.mean, (0, 0))
 
     def reconnected(self, state: CheckState) -> CheckState:
         """``state`` after a break in the connection: the way here may have another length."""
@@ -171,15 +178,15 @@ class Checks:
             early = min(early, lag)
         raw, found, culprits = self._channels(item.counts)
         flags |= found
-        run = (state.run + 1) * (raw == state.raw)
-        over = run >= np.where(raw > 0, self._saturated, self._silent)
-        if np.count_nonzero(over):
-            for bit, mask in ((_SILENT, over & (raw == 0)), (_SATURATED, over & (raw > 0))):
-                if np.count_nonzero(mask):
-                    flags |= bit
-                    culprits = culprits | {bit: mask}
+        n, look = state.n + 1, state.look
+        since = np.where(raw != state.raw, n, state.since)
+        if n >= look:
+            look, stuck = self._stuck(n, raw, since)
+            if stuck:
+                culprits = culprits | stuck
+                flags |= sum(stuck)
         if not flags:
-            return CheckState(seq, t, seen, early, raw, run, raw, (0, 0)), Checked(0, raw, t)
+            return CheckState(seq, t, seen, early, raw, n, since, look, raw, (0, 0)), Checked(0, raw, t)
         counts, zero = self._stand_in(flags, raw, state.good, culprits)
         good = state.good if counts is None else counts
         fills = missing > 0 and self._config.gap == "fill"
@@ -187,7 +194,7 @@ class Checks:
         if flags & _UNUSABLE:
             flags |= _BAD
         result = Checked(flags, counts, t, False, zero, missing, fill, fills and not fill, culprits)
-        return CheckState(seq, t, seen, early, raw, run, good, (0, 0)), result
+        return CheckState(seq, t, seen, early, raw, n, since, look, good, (0, 0)), result
 
     def _behind(self, state: CheckState, item: Bin, behind: int) -> tuple[CheckState, Checked]:
         """Leave out a bin that is ``behind`` bins before the last one, or find that its sender counts anew."""
@@ -200,15 +207,29 @@ class Checks:
         flag = _DUPLICATE if known else _ORDER
         return state._replace(other=(item.seq + 1, row)), Checked(flag, None, item.t, left_out=True)
 
+    def _stuck(self, n: int, raw: Counts, since: NDArray[np.int64]) -> tuple[int, dict[int, Mask]]:
+        """When to look again, and which channels (C,) have sat at their count for too long."""
+        speaks = raw > 0
+        end = since + np.where(speaks, self._saturated, self._silent)
+        over = end <= n
+        if not over.any():
+            # What changes its count from here on has at least the shortest of all limits before it.
+            return min(int(end.min()), n + 1 + self._shortest), {}
+        return n + 1, {bit: m for bit, m in ((_SILENT, over & (raw == 0)), (_SATURATED, over & speaks)) if m.any()}
+
     def _channels(self, counts: Counts) -> tuple[Counts, int, dict[int, Mask]]:
         """Counts (C,) as float32, what is wrong with them, and where."""
-        if counts.dtype != np.float32:
+        if counts.dtype is not _FLOAT32:
             with np.errstate(over="ignore"):  # what does not fit is infinite, and found below
                 counts = counts.astype(np.float32)
         if counts.shape != self.mean.shape:
             return np.full(self.channels, np.nan, np.float32), _MALFORMED, {}
-        # NaN passes neither comparison.
-        if not (np.minimum.reduce(counts) >= 0 and np.maximum.reduce(counts) <= self._most):
+        over = counts > self._flood
+        flooded = np.count_nonzero(over)
+        usual = np.minimum.reduce(counts) >= 0  # NaN passes neither comparison
+        if usual and not flooded:
+            return counts, 0, {}
+        if not (usual and np.maximum.reduce(counts) <= self._most):
             found: dict[int, Mask] = {}
             finite = np.isfinite(counts)
             masks = ((_NON_FINITE, ~finite), (_NEGATIVE, finite & (counts < 0)), (_IMPLAUSIBLE, finite & (counts > self._most)))
@@ -216,8 +237,7 @@ class Checks:
                 if mask.any():
                     found[bit] = mask
             return counts, sum(found), found
-        over = counts > self._flood
-        if np.count_nonzero(over) > self._flooded:
+        if flooded > self._flooded:
             return counts, _IMPLAUSIBLE, {_IMPLAUSIBLE: over}
         return counts, 0, {}
 
