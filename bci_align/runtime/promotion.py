@@ -275,7 +275,8 @@ class Promoter:
         before = self._lead(self._beside, 0 if at_once else self._config.blend_bins)
         self._beside = before if self._fade else None
         self.slots[1 - self.live] = self._probation = self._back = None
-        self._tell("rolled_back", taken_back, to=self.leader.generation, bin=seq, reason=reason, checks=checks)
+        to, warm_from = self.leader.generation, seq if self.leader.from_seq is None else self.leader.from_seq
+        self._tell("rolled_back", taken_back, to=to, bin=seq, warm_from_seq=warm_from, reason=reason, checks=checks)
         if self._candidate is not None and self._candidate.slot.generation > taken_back:
             self._drop(f"generation {taken_back}, from which it was made, was rolled back")
         self._rest = Promotion.ROLLBACK

@@ -93,13 +93,13 @@ class Comparison:
             return []
         low, high = self._config.spread
         new, old = self._new.spread(), self._old.spread()
-        found = []
+        share = self._new.clamped / self.bins
+        most = max(self._config.most_clamped, self._old.clamped / self.bins)
+        found = [self._jump(), _check("share of bins clamped", share, most, share <= most)]
         for k in range(len(new)):
             ratio = min(((new[k] + _LITTLE) / (ref + _LITTLE) for ref in (float(old[k]), 1.0)), key=lambda r: abs(math.log(r)))
             found.append(_check(f"spread of output {k}", float(ratio), [low, high], low <= ratio <= high))
-        share = self._new.clamped / self.bins
-        most = max(self._config.most_clamped, self._old.clamped / self.bins)
-        return [*found, _check("share of bins clamped", share, most, share <= most), self._jump()]
+        return found
 
     def _jump(self) -> Check:
         most = max(self._config.most_jump, self._old.jump)

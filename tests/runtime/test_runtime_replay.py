@@ -121,6 +121,26 @@ def test_two_recalibrations_are_the_same_at_every_run(bundle: Bundle, days: tupl
     assert np.array_equal(found[0].flags, found[1].flags)
 
 
+def test_shadow_and_probation_beside_the_live_bins(bundle: Bundle, days: tuple[Session, Session], tmp_path: Path) -> None:
+    """The player waits for a candidate that has to catch up, not for its shadow, which needs bins; every run is the same."""
+    session = days[1]
+    promotion = PromotionConfig(shadow_bins=50, probation_bins=100)
+    result = replay(session, config_for(bundle, tmp_path, promotion=promotion), "zmq", methods=fakes.QUICK)
+    check(bundle, session, result)
+    stop = session.trial_bins(int(session.rewarded()[TRIALS - 1]))[1] + 50
+    between = np.flatnonzero(~inside(session)[stop - 1 :]) + stop - 1
+    (swap,) = result.swaps
+    assert between[0] <= swap["bin"] <= between[1]
+    decoder = [r for r in result.reports if r["from"] == "decoder"]
+    faults = [r for r in decoder if r["report"] == "fault_episode"]
+    said = [r["report"] for r in decoder if r not in faults]
+    assert said[:6] == ["ready", "warm", "shadow", "swapped", "probation", "committed"]
+    for r in faults:  # the later day has lost units, and that is all that is wrong with it
+        assert r["fault"] == "silent"
+        assert not session.counts[r["bin"] - 199 : r["bin"] + 1, r["channels"]].any()
+    assert not (result.flags & ~(Flags.IN_TRIAL | Flags.SWAPPED | Flags.CLAMPED | Flags.SILENT)).any()
+
+
 @pytest.mark.parametrize("over", ["lsl", "zmq"])
 def test_at_twenty_times_the_speed(over: str, bundle: Bundle, days: tuple[Session, Session], tmp_path: Path) -> None:
     session = days[1]
