@@ -15,7 +15,7 @@ from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import AlignConfig, GateConfig, LiveConfig
 from bci_align.errors import BciAlignError
 from bci_align.models.encoder import ReadIn
-from bci_align.runtime import audit, committed, process
+from bci_align.runtime import committed, process, receipts
 from bci_align.runtime.reports import Pipe, Report, fault, send
 from bci_align.runtime.ring import RingReader
 from bci_align.runtime.shared import ALL_HANDLED, LEFT_OUT, Cell, Layout, Shared
@@ -210,7 +210,7 @@ class _Aligner:
     def _decide(self, verdict: Report, generation: int, trials: int, started: float) -> None:
         """Write a verdict down, then report it."""
         content = {"generation": generation, "trials": trials, "seconds": round(time.monotonic() - started, 3)} | verdict
-        audit.append(Path(self._config.out), "accepted" if verdict["accepted"] else "refused", content)
+        receipts.record(Path(self._config.out), "accepted" if verdict["accepted"] else "refused", content)
         self._tell({"report": "verdict"} | content)
 
     def _progress(self, done: int, total: int) -> None:

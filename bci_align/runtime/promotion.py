@@ -136,10 +136,8 @@ class Promoter:
         if self._back is not None and (between or self._back[1]) and self._beside is not None and self._beside.level:
             self._roll_back(seq, *self._back)
             return int(Flags.ROLLED_BACK)
-        c = self._candidate
-        if c is None or not (between and self._passed and c.level) or self._probation is not None or self._back is not None:
-            return 0
-        if not (self._config.automatic or self._ordered):
+        c, wanted = self._candidate, self._passed and (self._config.automatic or self._ordered)
+        if c is None or not (between and wanted and c.level) or self._probation is not None or self._back is not None:
             return 0
         self._candidate, self._shadow = None, None
         self._beside = self._lead(c, self._config.blend_bins)

@@ -1,4 +1,4 @@
-"""Writes down what was decided: the log, and which generation is committed."""
+"""Writes down what was decided: the log, receipts, and which generation is committed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bci_align.bundle.store import Bundle
 from bci_align.errors import BundleError, RuntimeFault
-from bci_align.runtime import audit, committed
+from bci_align.runtime import committed, receipts
 from bci_align.runtime.progress import Progress
 from bci_align.runtime.reports import Report
 
@@ -35,7 +35,7 @@ class Scribe:
         kind = report["report"]
         if kind in _LOGGED:
             content = {k: v for k, v in report.items() if k not in ("from", "report")}
-            self._try(lambda: audit.append(self._out, kind, content))
+            self._try(lambda: receipts.record(self._out, kind, content))
         if kind == "committed":
             return self._commit(int(report["generation"]))
         if kind == "rolled_back" and int(report["to"]) != self._committed:
