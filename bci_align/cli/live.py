@@ -47,6 +47,7 @@ class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
 )
 @click.option("--verify", is_flag=True, help="Of a recording: decode it again and compare every byte.")
 @click.option("--with", "other", type=click.Path(path_type=Path), help="Of a recording: decode it by this bundle instead.")
+@click.option("--align", is_flag=True, help="Of a recording: align on its trials and judge again, as --config says.")
 @click.option("--over", type=click.Choice(["lsl", "zmq"]), default="lsl", show_default=True, help="Transport, both ways.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="Factor of real time, or 'max'.")
 @click.option(
@@ -59,7 +60,7 @@ class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Directory of new generations, decisions.jsonl and report.html; default sessions/replay-NAME.",
+    help="Directory of new generations, audit.jsonl, receipts and report.html; default sessions/replay-NAME.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=None, help="Seed of the alignment.")
 @as_json
@@ -68,6 +69,7 @@ def replay_command(
     bundle: Path | None,
     verify: bool,
     other: Path | None,
+    align: bool,
     over: str,
     speed: float | None,
     calibration: int | None,
@@ -82,13 +84,14 @@ def replay_command(
     pace whatever happens, as a rig does.
 
     Where SESSION is a recording of the live system (recording-*.h5), no stream is made of it: --verify decodes it again and
-    compares every byte, --with BUNDLE or --config CONFIG.yaml (checks, safety, promotion) say what would have been.
+    compares every byte, --with BUNDLE or --config CONFIG.yaml (checks, safety, promotion; with --align also alignment and gate)
+    say what would have been.
     """
     if is_recording(session):
-        replay_recording(session, verify, bundle, other, config, out, as_json)
+        replay_recording(session, bundle, verify=verify, other=other, config=config, align=align, out=out, as_json=as_json)
         return
-    if verify or other is not None:
-        raise ConfigError(f"{session}: --verify and --with are for recordings of the live system, found something else")
+    if verify or align or other is not None:
+        raise ConfigError(f"{session}: --verify, --with and --align are for recordings of the live system, found something else")
     if bundle is None:
         raise click.UsageError("Missing option '--bundle'.")
     day, first = io.load(session), load_bundle(bundle)

@@ -14,17 +14,27 @@ from bci_align.runtime import audit
 
 
 def replay_recording(
-    path: Path, verify: bool, bundle: Path | None, other: Path | None, config: Path | None, out: Path | None, as_json: bool
+    path: Path,
+    bundle: Path | None,
+    *,
+    verify: bool,
+    other: Path | None,
+    config: Path | None,
+    align: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Decode a recording again, to the same bytes (``verify``) or otherwise (``other``, ``config``)."""
-    if verify == (other is not None or config is not None):
-        raise ConfigError(
-            f"{path}: is a recording: expected either --verify, or --with or --config, found {'both' if verify else 'neither'}"
-        )
+    otherwise = other is not None or config is not None
+    if verify == otherwise:
+        what = f"{path}: is a recording: expected either --verify, or --with or --config"
+        raise ConfigError(f"{what}, found {'both' if verify else 'neither'}")
+    if align and config is None:
+        raise ConfigError("--align: expected --config, which says how to align and how to judge, found none")
     if verify:
         _verify(path, bundle, as_json)
     else:
-        _otherwise(path, other, config, out, as_json)
+        _otherwise(path, bundle, other, config, align, out, as_json)
 
 
 def _verify(path: Path, bundle: Path | None, as_json: bool) -> None:
@@ -54,15 +64,19 @@ def _verify(path: Path, bundle: Path | None, as_json: bool) -> None:
     emit(result, as_json, text)
 
 
-def _otherwise(path: Path, other: Path | None, config: Path | None, out: Path | None, as_json: bool) -> None:
+def _otherwise(
+    path: Path, where: Path | None, other: Path | None, config: Path | None, align: bool, out: Path | None, as_json: bool
+) -> None:
     from bci_align.bundle.store import load_bundle
     from bci_align.config import LiveConfig, load
+    from bci_align.runtime.aligner_process import standard_methods
     from bci_align.runtime.whatif import rerun, summary
 
     bundle = load_bundle(other) if other is not None else None
     settings = load(LiveConfig, config) if config is not None else None
     with staged_progress(as_json) as progress:
-        found = rerun(path, bundle, settings, lambda done, total: progress("decoding again", done, total))
+        methods = standard_methods() if align else None
+        found = rerun(path, bundle, settings, lambda done, total: progress("decoding again", done, total), methods, where)
     label = f"{other}" if other is not None else f"{config}"
     result = {"recording": str(path), "with": label} | summary(found)
     if out is not None and len(found.seq):

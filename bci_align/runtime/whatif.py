@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +15,20 @@ from numpy.typing import NDArray
 from bci_align.bundle.store import Bundle
 from bci_align.config import LiveConfig
 from bci_align.errors import MismatchError
+from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.calls import Begin, Call, Hole
 from bci_align.runtime.decode_loop import DecodeLoop
+from bci_align.runtime.realign import Realigner
 from bci_align.runtime.recording import Recording
 from bci_align.runtime.reports import Report
 from bci_align.runtime.rerun import Bundles, apply, build
 from bci_align.runtime.tape import Op
-from bci_align.streams.contract import Decoded
+from bci_align.streams.contract import Decoded, Flags
 
 DECISIONS = ("shadow", "swapped", "committed", "rolled_back", "dropped")
 """Reports of the loop that are decisions on a generation."""
+
+_VERDICT = ("generation", "trials", "reason", "checks")
 
 _CATCH_UP = 16
 """Steps between two bins for a candidate that the recording has no idle calls for: live, some four calls of four steps."""
@@ -52,36 +57,53 @@ class Rerun:
 
 
 def rerun(
-    path: Path, bundle: Bundle | None, config: LiveConfig | None, progress: Callable[[int, int], None] | None = None
+    path: Path,
+    bundle: Bundle | None,
+    config: LiveConfig | None,
+    progress: Callable[[int, int], None] | None = None,
+    methods: Methods | None = None,
+    where: Path | None = None,
 ) -> Rerun:
     """Decode a recording by another ``bundle`` (None: the recorded one) under another ``config`` (None: the recorded one).
 
-    With another bundle the recorded candidates, which were made for the old one, are left out.
+    With another bundle the recorded candidates, which were made for the old one, are left out. With ``methods`` they are, too,
+    and the recorded trials are aligned on and judged again as ``config`` says. ``where`` the recorded bundle lies now, if not
+    where the recording says.
     """
-    loop, begun, rows, alone = None, False, _Rows(), 0
+    loop, rows, alone = None, _Rows(bundle is not None or methods is not None), 0
     notes: list[str] = []
     with Recording(path) as recording:
-        bundles, total = Bundles(path, None), len(recording)
+        bundles, total = Bundles(path, where), len(recording)
         if bundle is not None:
             check_shape(recording, bundle)
         for call in recording.calls():
             if isinstance(call, Hole):
                 notes.append(f"{call.records} records from number {call.first} on are missing")
+                rows.missed()
             elif call.op == Op.BEGIN:
-                begun, begin = True, _changed(call.argument, bundle, config)
-                loop = build(begin, bundle or bundles.of(call.argument))
+                used = bundle or bundles.of(call.argument)
+                loop = build(_changed(call.argument, bundle, config), used)
+                if methods is not None and config is not None and rows.realigner is None:
+                    rows.realigner = Realigner(used, config, methods, lambda done, of: None)
             elif loop is not None:
                 alone = 0 if call.op in (Op.IDLE, Op.OFFER, Op.ROLLBACK) else alone + (call.op == Op.BIN)
                 if call.op == Op.BIN and alone > _ALONE:
                     loop.idle(_CATCH_UP)
-                rows.take(loop, call, bundle is not None)
+                rows.take(loop, call)
                 if progress is not None and call.number % 500 == 0:
                     progress(call.number, total)
         about = recording.about
-    if not begun:
+        gate = [e for e in map(json.loads, recording.audit().splitlines()) if e["decision"] in ("accepted", "refused")]
+    if loop is None:
         notes.append("the recording holds no decoder's beginning, so that nothing could be decoded again")
     if rows.left_out:
-        notes.append(f"{rows.left_out} candidates of the recording were left out: they were made for its own bundle")
+        notes.append(
+            f"{rows.left_out} candidates of the recording were left out: they were made for another bundle or other settings"
+        )
+    if rows.realigner is not None:
+        notes.append("aligning took no time here: a candidate is there right behind its last trial, live it came later")
+        rows.decisions[0][:0] = [{"report": e["decision"]} | {k: e.get(k) for k in _VERDICT} for e in gate]
+        rows.decisions[1][:0] = rows.realigner.verdicts
     return rows.result(about.outputs, about.units, about.bin_s, notes)
 
 
@@ -106,20 +128,22 @@ def _changed(begin: Begin, bundle: Bundle | None, config: LiveConfig | None) -> 
 
 
 class _Rows:
-    """Collects two decodings of the same calls."""
+    """Collects two decodings of the same calls; ``anew``: without the recorded candidates."""
 
-    def __init__(self) -> None:
+    def __init__(self, anew: bool) -> None:
+        self._anew = anew
         self._pairs: list[tuple[Decoded, Decoded]] = []
-        self._decisions: tuple[list[Report], list[Report]] = ([], [])
+        self.decisions: tuple[list[Report], list[Report]] = ([], [])
+        self.realigner: Realigner | None = None
         self.alone: Counter[str] = Counter()
         self.left_out = 0
 
-    def take(self, loop: DecodeLoop, call: Call, alone: bool) -> None:
-        """Make one call; ``alone``: without the recorded candidates."""
+    def take(self, loop: DecodeLoop, call: Call) -> None:
+        """Make one call, and offer what aligning on it gave."""
         if call.op == Op.NEWS:
-            self._decisions[0].extend(r for r in call.argument if r["report"] in DECISIONS)
+            self.decisions[0].extend(r for r in call.argument if r["report"] in DECISIONS)
             return
-        if alone and call.op == Op.OFFER:
+        if self._anew and call.op == Op.OFFER:
             self.left_out += 1
             return
         gave = None if call.raised else apply(loop, call)
@@ -127,7 +151,20 @@ class _Rows:
             self._pairs.append((call.gave, gave))
         elif call.gave is not None or gave is not None:
             self.alone["recorded" if gave is None else "now"] += 1
-        self._decisions[1].extend(r for r in loop.news() if r["report"] in DECISIONS)
+        if self.realigner is not None:
+            usable = call.op == Op.EVENT or (call.op == Op.BIN and gave is not None and not gave.flags & Flags.BAD_COUNTS)
+            if usable and (offer := self.realigner.take(call.argument)) is not None:
+                loop.offer(*offer)
+        for report in loop.news():
+            if report["report"] in DECISIONS:
+                self.decisions[1].append(report)
+            if self.realigner is not None:
+                self.realigner.hear(report)
+
+    def missed(self) -> None:
+        """Calls are missing here."""
+        if self.realigner is not None:
+            self.realigner.missed()
 
     def result(self, names: tuple[str, ...], units: tuple[str, ...], bin_s: float, notes: list[str]) -> Rerun:
         """All of it as arrays."""
@@ -141,7 +178,7 @@ class _Rows:
         return Rerun(
             names, units, bin_s, column(0, "seq_in"), column(0, "values", np.float64), column(1, "values", np.float64),
             (column(0, "generation"), column(1, "generation")), (column(0, "flags"), column(1, "flags")),
-            self._decisions, notes,
+            self.decisions, notes,
         )  # fmt: skip
 
 

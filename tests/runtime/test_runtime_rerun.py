@@ -14,8 +14,9 @@ import torch
 from bci_align.bundle.store import Bundle, save_generation
 from bci_align.cli.main import main
 from bci_align.config import ChecksConfig, LiveConfig, PromotionConfig, SafetyConfig
-from bci_align.errors import BundleError, MismatchError, SessionError
+from bci_align.errors import AlignmentError, BundleError, MismatchError, SessionError
 from bci_align.models.encoder import ReadIn
+from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.calls import Begin
 from bci_align.runtime.recorded_session import as_session
 from bci_align.runtime.recorder_process import about
@@ -28,7 +29,7 @@ from bci_align.session import io
 from bci_align.session.types import Session, unlabelled
 from bci_align.streams.contract import Bin, Flags, Link
 
-from .fakes import stream
+from .fakes import QUICK, REFUSING, stream
 
 LENIENT = PromotionConfig(shadow_bins=20, blend_bins=5, probation_bins=30, spread=(1e-6, 1e6), most_clamped=1.0, most_jump=1e6)
 
@@ -216,7 +217,9 @@ def test_another_bundle_decodes_the_same_bins(eventful: tuple[Path, Session], bu
     other = save_generation(bundle, scaled(bundle.read_in, 1.3), tmp_path / "gen-0001", {})
     found = rerun(eventful[0], other, None)
     assert set(found.generations[1]) == {1}
-    assert summary(found)["notes"] == ["2 candidates of the recording were left out: they were made for its own bundle"]
+    assert summary(found)["notes"] == [
+        "2 candidates of the recording were left out: they were made for another bundle or other settings"
+    ]
     # What the live system swapped to was this very read-in: once the states have met, the outputs are the same.
     led = np.flatnonzero((found.generations[0] == 1) & (found.flags[0] == found.flags[1]) & (np.arange(len(found.seq)) < 700))
     assert len(led) > 50 and np.allclose(found.before[led[-20:]], found.after[led[-20:]], atol=1e-3)
@@ -225,6 +228,26 @@ def test_another_bundle_decodes_the_same_bins(eventful: tuple[Path, Session], bu
     renamed = save_generation(bundle, bundle.read_in, tmp_path / "renamed", {}, tuple(c + "x" for c in bundle.manifest.channels))
     with pytest.raises(MismatchError, match=r"does not fit .*: channels"):
         rerun(eventful[0], renamed, None)
+
+
+def test_aligning_again_is_judged_again(eventful: tuple[Path, Session], bundle: Bundle) -> None:
+    """The trials are cut out of the recording as the aligner cuts them out of the ring."""
+    config = LiveConfig(bundle="", promotion=LENIENT, calibration_trials=5, recalibrations=2)
+    found = rerun(eventful[0], None, config, methods=QUICK)
+    now = found.decisions[1]
+    assert [d["report"] for d in now if d["report"] in ("accepted", "refused")] == ["accepted", "accepted"]
+    assert {d["generation"] for d in now if d["report"] == "swapped"} <= {1, 2}
+    assert {1} <= set(found.generations[1]) and "2 candidates of the recording were left out" in found.notes[0]
+    refused = rerun(eventful[0], None, config, methods=REFUSING)
+    assert [d["report"] for d in refused.decisions[1]] == ["refused", "refused"]
+    assert refused.decisions[1][0]["reason"] == "spread of vx is 9, expected 0.5 to 2"
+    assert set(refused.generations[1]) == {0}
+    failing = Methods(no_align, QUICK.judge)
+    assert rerun(eventful[0], None, config, methods=failing).decisions[1][0]["reason"] == "too short"
+
+
+def no_align(*args: Any) -> Any:
+    raise AlignmentError("too short")
 
 
 def test_a_recording_becomes_a_session(eventful: tuple[Path, Session], bundle: Bundle, tmp_path: Path) -> None:
@@ -263,6 +286,8 @@ def test_the_commands(eventful: tuple[Path, Session], bundle: Bundle, tmp_path: 
     out = capsys.readouterr().out
     assert "- swapped: generation 1" in out and "RMS difference of" in out
     assert (tmp_path / "again" / "recording-1-again.png").stat().st_size > 10000
+    assert main(["replay", path, "--with", str(other.path), "--align"]) == 2
+    assert "--align: expected --config" in capsys.readouterr().err
     assert main(["replay", path]) == 2
     assert "expected either --verify, or --with or --config" in capsys.readouterr().err
     assert main(["import", path, "--out", str(tmp_path / "session.h5")]) == 0
