@@ -22,6 +22,9 @@ from bci_align.runtime.sealed import sealed
 from bci_align.runtime.tape import DATA, DECODED, NAMES, RAISED, Op, pack_read_in
 from bci_align.streams.contract import Bin, Decoded, Flags, Link, TrialEvent
 
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError, struct.error)
+"""What a record raises that is whole and yet no call of ours."""
+
 
 @dataclass(frozen=True)
 class Begin:
@@ -118,7 +121,7 @@ def parse(rows: Iterable[NDArray[np.uint8]], dtype: np.dtype[Any], first: int = 
         first, damaged = number + 1, 0
         try:
             call = parser.feed(number, row)
-        except (ValueError, KeyError, IndexError, TypeError, struct.error) as e:
+        except _WRONG as e:
             raise RuntimeFault(f"record {number}: expected a call on the decode loop, found something else ({e})") from None
         if call is not None:
             yield call

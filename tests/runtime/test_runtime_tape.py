@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from dataclasses import fields, is_dataclass, replace
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig, PromotionConfig, SafetyConfig
+from bci_align.errors import RuntimeFault
 from bci_align.runtime.calls import Begin, Call, Hole, parse
 from bci_align.runtime.sealed import SealedReader
 from bci_align.runtime.tape import Op, Tape, TapedLoop, record_dtype
@@ -215,3 +219,30 @@ def test_every_byte_of_a_record_is_under_the_seal(channels: int, outputs: int) -
     assert dtype.itemsize % 8 == 0
     assert sum(np.dtype(d).itemsize for d, *_ in dtype.fields.values()) == dtype.itemsize  # type: ignore[union-attr]
     assert 1000 < Tape.room_for(channels, outputs) <= 2**14
+
+
+DEEP = b"[" * 100_000
+HEADS = [b"", b"[]", b"{}", b"null", b'["lost"]', b'{"news": 3}', b'{"seq": 1, "dtype": "O", "shape": [9]}', DEEP]
+
+
+@given(
+    op=st.integers(-2, 20),
+    what=st.integers(-(2**63), 2**63 - 1) | st.just(0),
+    seq=st.integers(-2, 5),
+    flags=st.integers(-(2**63), 2**63 - 1),
+    long=st.sampled_from(HEADS)
+    | st.binary(max_size=300)
+    | st.sampled_from(HEADS[:-1]).map(lambda h: bytes([len(h)]) + bytes(23) + h),
+    kind=st.sampled_from([Op.BEGIN, Op.OFFER, Op.LINK, Op.NEWS, Op.ODD]),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_record_that_is_no_call_is_one_sentence(op: int, what: int, seq: int, flags: int, long: bytes, kind: Op) -> None:
+    """Whoever wrote the file: a good seal is no reason to believe what is under it."""
+    tape = Tape(bytearray(Tape.nbytes(C, K, 3000)), C, K, 3000)
+    tape.long(kind, long)
+    record = tape.record
+    record["op"], record["what"], record["seq"], record["flags"], record["gave"] = op, what, seq, flags, 1
+    tape.commit()
+    with contextlib.suppress(RuntimeFault):
+        for call in parse(SealedReader(tape).take(10**6)[1], tape.dtype):
+            assert isinstance(call, Call)
