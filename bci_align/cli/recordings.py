@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +144,3 @@ def audit_verify(out: Path, as_json: bool) -> None:
         return "\n".join([f"{out / audit.NAME}: {len(found.entries)} entries, the chain is whole ({kinds})", *found.notes])
 
     emit(result, as_json, text)
-
-
-@audit_command.command("show")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--decision", default=None, help="Only entries of this decision.")
-def audit_show(out: Path, decision: str | None) -> None:
-    """Print the entries of a log that verifies, one JSON object per line."""
-    for entry in audit.verify(out).entries:
-        if decision in (None, entry.decision):
-            click.echo(json.dumps(entry.content))

@@ -16,6 +16,7 @@ from bci_align.cli.main import main
 from bci_align.config import ChecksConfig, LiveConfig, PromotionConfig, SafetyConfig
 from bci_align.errors import AlignmentError, BundleError, MismatchError, SessionError
 from bci_align.models.encoder import ReadIn
+from bci_align.runtime import audit
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.calls import Begin
 from bci_align.runtime.recorded_session import as_session
@@ -244,6 +245,19 @@ def test_aligning_again_is_judged_again(eventful: tuple[Path, Session], bundle: 
     assert set(refused.generations[1]) == {0}
     failing = Methods(no_align, QUICK.judge)
     assert rerun(eventful[0], None, config, methods=failing).decisions[1][0]["reason"] == "too short"
+
+
+def test_the_audit_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(3):
+        audit.append(tmp_path, "committed", {"generation": k})
+    assert main(["audit", "verify", str(tmp_path)]) == 0
+    assert "3 entries, the chain is whole (3 committed)" in capsys.readouterr().out
+    assert main(["audit", "verify", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decisions"] == {"committed": 3}
+    log = tmp_path / audit.NAME
+    log.write_text(log.read_text().replace('"generation": 1', '"generation": 2'))
+    assert main(["audit", "verify", str(tmp_path)]) == 4
+    assert "audit.jsonl: line 2: was changed" in capsys.readouterr().err
 
 
 def no_align(*args: Any) -> Any:

@@ -126,7 +126,7 @@ def test_a_failed_write_leaves_the_old_session(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io, "_text", full)
+    monkeypatch.setattr(io, "as_text", full)
     with pytest.raises(SessionError, match=r"s\.h5: cannot be written .*No space"):
         io.save(make_session(seed=2), tmp_path / "s.h5", overwrite=True)
     assert equal(io.load(tmp_path / "s.h5"), old)
@@ -144,7 +144,7 @@ def stop(*a, **k):
 where = sys.argv[2]
 session = io.load(sys.argv[1])
 if where == "text":
-    io._text = stop
+    io.as_text = stop
 else:
     setattr(atomic, where, stop)
 io.save(replace(session, name="new"), sys.argv[1], overwrite=True)
