@@ -28,6 +28,9 @@ _GRACE_S = {"decoder": 3.0, "standby": 0.5, "aligner": 1.0, "recorder": 3.0}
 _TAKE_OVER = 4.0
 """A standby that takes over has everything in hand: it gets so many times the heartbeat's limit to connect."""
 
+_DISK = 10.0
+"""A disk may take seconds over a flush: the recorder's limit, in those of the decoder."""
+
 _ZERO_S = 1.0
 """How long zero velocity is published when nobody decodes any more: what comes to see it needs time to connect."""
 
@@ -74,7 +77,7 @@ class Team:
             lambda: Child("recorder", recorder_process.main, args),
             lambda: shared.get(Cell.BEAT_RECORDER),
             s,
-            max(s.heartbeat_s, s.aligner_heartbeat_s / 4),
+            _DISK * s.heartbeat_s,
             start_s,
         )
         self.seats = (self.decoder, self.standby, self.aligner, self.recorder)

@@ -196,7 +196,7 @@ def test_other_kinematics_or_units_are_refused_before_a_replay(
 
 
 def test_a_run_that_fails_still_tells_what_it_did(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
-    config = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+    config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out"), "control": {"address": None}}
     config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     assert main(["run", str(tmp_path / "run.yaml"), "--json"]) == 2
@@ -219,7 +219,7 @@ def test_a_refused_candidate_is_not_written(work: Path, small_bundle: Bundle, ca
 
 
 def test_a_stream_that_never_appears_says_what_was_looked_for(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
-    config = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+    config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out"), "control": {"address": None}}
     config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     says = fault(capsys, "run", tmp_path / "run.yaml")
@@ -231,7 +231,7 @@ def test_a_port_in_use_is_named(small_bundle: Bundle, capsys: Capture, tmp_path:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out")}
+        config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out"), "control": {"address": None}}
         config["source"] = {"kind": "lsl", "stream": "port-test", "markers": "port-test-events", "connect_timeout_s": 20.0}
         config["sink"] = {"kind": "zmq", "address": address}
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))

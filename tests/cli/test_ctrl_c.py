@@ -106,7 +106,12 @@ def test_replay(work: Path, small_bundle: Bundle) -> None:
 
 def test_run(work: Path, small_bundle: Bundle) -> None:
     """A run that waits for its stream: it is interrupted once its live processes share memory."""
-    config = {"bundle": str(small_bundle.path), "out": "out", "source": {"stream": "no-such-stream", "connect_timeout_s": 60.0}}
+    config = {
+        "bundle": str(small_bundle.path),
+        "out": "out",
+        "source": {"stream": "no-such-stream", "connect_timeout_s": 60.0},
+        "control": {"address": None},
+    }
     (work / "run.yaml").write_text(yaml.safe_dump(config))
     process = subprocess.Popen(
         [sys.executable, "-m", "bci_align.cli.main", "run", "run.yaml"],

@@ -97,7 +97,8 @@ def test_at_full_speed_with_the_real_aligner(over: str, bundle: Bundle, days: tu
     assert made.alignment is not None
     assert made.alignment["stages"][-1]["stage"] == "refinement, 3 steps"
     log = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert [d["decision"] for d in log] == ["accepted", "swapped"]
+    assert [d["decision"] for d in log] == ["accepted", "swapped", "committed"]
+    assert len(list((tmp_path / "receipts").glob("*.html"))) == 3
     assert log[1]["bin"] == first
     assert {r["report"] for r in heard} >= {"aligning", "verdict", "swapped", "playing"}
 
@@ -170,7 +171,7 @@ def test_a_refused_candidate_changes_nothing(bundle: Bundle, days: tuple[Session
     assert [(r["generation"], r["reason"]) for r in result.refusals] == [(1, "spread of vx is 9, expected 0.5 to 2")] * 2
     log = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(d["decision"], d["checks"][0]["value"]) for d in log] == [("refused", 9.0)] * 2
-    assert [p.name for p in tmp_path.iterdir()] == ["audit.jsonl"]
+    assert {p.name for p in tmp_path.iterdir()} == {"audit.jsonl", "audit.anchor", "committed.json", "receipts"}
 
 
 def test_an_accepted_candidate_that_gives_nonsense_is_dropped(

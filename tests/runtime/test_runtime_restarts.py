@@ -177,10 +177,10 @@ def test_aligner_and_recorder_are_started_again_while_decoding_goes_on(
             assert live.aligner_pid not in before
             assert live.recorder_pid not in before
         reports += live.stop()
-    died = {r["who"]: r["reason"] for r in reports if r["report"] == "died"}
-    assert died == {
-        "aligner": "it gave no sign of life for 1 s and was killed",
-        "recorder": "its process ended without a word, exit code -9",
+    died = {(r["who"], r["reason"]) for r in reports if r["report"] == "died"}
+    assert died >= {
+        ("aligner", "it gave no sign of life for 1 s and was killed"),
+        ("recorder", "its process ended without a word, exit code -9"),
     }
     assert len(list(tmp_path.glob("recording-*.h5"))) == 2
     (aligning,) = [r["trials"] for r in reports if r["report"] == "aligning"]
