@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bci_align.errors import ConfigError
+
+MAX_FILE = 2**18
+"""Bytes of the largest YAML file that is read; the examples take some thousands."""
+
+_SCALARS = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
 
 class Strict(BaseModel):
@@ -21,18 +26,37 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader without aliases: a page of them can name more values than a memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event: yaml.Event = self.get_event()  # type: ignore[no-untyped-call]
+            mark: Any = event.start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported", mark)
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path) -> object:
-    """Parse one YAML file with the safe loader; :class:`ConfigError` names the file and the line."""
+    """Parse one YAML file of at most :data:`MAX_FILE` bytes; :class:`ConfigError` names the file and the line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: cannot be read as text ({e})") from None
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{path}: expected at most {MAX_FILE} bytes, found more")
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
     except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from None
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(e).split()):.400})") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML (nested too deeply)") from None
+    except _SCALARS as e:  # PyYAML's own constructors let these through: a 13th month, a number without digits
+        raise ConfigError(f"{path}: not valid YAML (a value that is not what it says: {e!s:.80})") from None
 
 
 def load(model: type[M], path: Path) -> M:
@@ -49,13 +73,13 @@ def load(model: type[M], path: Path) -> M:
 def explain(model: type[BaseModel], error: ValidationError) -> str:
     """The first fault of a validation as one sentence."""
     first = error.errors()[0]
-    where = ".".join(str(p) for p in first["loc"])
+    where = ".".join(str(p)[:80] for p in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1, cutoff=0.0)
+        near = difflib.get_close_matches(str(first["loc"][-1])[:80], _keys(model), n=1, cutoff=0.0)
         return f"unknown key {where!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {where!r}"
     if first["type"] == "missing":
         return f"missing key {where!r}"
-    return f"key {where!r}: {first['msg']}, found {first['input']!r}"
+    return f"key {where!r}: {first['msg']:.400}, found {first['input']!r:.200}"
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
