@@ -18,6 +18,22 @@ INPUTS = ("counts", "state", "mean", "gain", "weight", "bias")
 OUTPUTS = ("latents", "state_out")
 
 
+_OPERATORS = frozenset({"Sub", "Mul", "Gemm", "Split", "Add", "Sigmoid", "Tanh"})
+
+
+def check(data: bytes) -> None:
+    """Refuse a graph that is not made as :func:`build` makes it: other operators, loops, or weights in files elsewhere.
+
+    ``ValueError`` says what was found. Bytes that are no graph at all raise whatever protobuf makes of them.
+    """
+    graph = onnx.ModelProto.FromString(data).graph
+    others = {f"{n.domain}.{n.op_type}".lstrip(".") for n in graph.node} - _OPERATORS
+    if others:
+        raise ValueError(f"operators that no core has: {', '.join(sorted(others))}")
+    if graph.sparse_initializer or any(t.data_location != TensorProto.DEFAULT or t.external_data for t in graph.initializer):
+        raise ValueError("weights that are not in the graph")
+
+
 def build(core: Core, channels: int) -> bytes:
     """Serialise the step ``(counts (1, C), state (1, H), read-in) -> (latents (1, d), state_out (1, H))``, all float32.
 

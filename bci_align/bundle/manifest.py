@@ -20,6 +20,8 @@ FILES = ("core.onnx", "core.safetensors", "decoder.safetensors", "read_in.safete
 """Everything a bundle holds beside its manifest. The names are fixed: a path never comes out of a manifest."""
 MAX_FILE = 256 * 2**20
 """Bytes. The source trials are the largest file: 1000 trials of 100 bins and 1024 channels take 100 MB, 96 channels 10 MB."""
+MAX_MANIFEST = 4 * 2**20
+"""The same for the manifest, which is parsed; 1024 channels and a long record of an alignment take a tenth."""
 VERSION = 2
 
 
@@ -78,7 +80,7 @@ def read(directory: Path) -> tuple[Manifest, str]:
     if not directory.is_dir():
         what = "is a file, not a bundle directory" if directory.exists() else "no such bundle directory"
         raise BundleError(f"{directory}: {what}")
-    data = read_bounded(path)
+    data = read_bounded(path, MAX_MANIFEST)
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as e:
@@ -87,7 +89,7 @@ def read(directory: Path) -> tuple[Manifest, str]:
         raise BundleError(f"{path}: expected format 'bci_align.bundle', found {_short(content)}")
     if content.get("version") != VERSION:
         raise BundleError(
-            f"{path}: expected version {VERSION}, found {content.get('version')!r};"
+            f"{path}: expected version {VERSION}, found {content.get('version')!r:.80};"
             " a bundle of another version of bci_align has to be trained again"
         )
     try:
@@ -95,26 +97,26 @@ def read(directory: Path) -> tuple[Manifest, str]:
     except ValidationError as e:
         raise BundleError(f"{path}: {explain(Manifest, e)}") from None
     if set(manifest.files) != set(FILES):
-        raise BundleError(f"{path}: files: expected {', '.join(FILES)}, found {', '.join(sorted(manifest.files)) or 'none'}")
+        raise BundleError(f"{path}: files: expected {', '.join(FILES)}, found {', '.join(sorted(manifest.files)) or 'none':.200}")
     k = len(manifest.outputs)
     for name in ("units", "scale", "clamp"):
         if len(getattr(manifest, name)) != k:
             raise BundleError(f"{path}: {name}: expected {k} values, one per output, found {len(getattr(manifest, name))}")
-    expected = read_bounded(directory / SEAL).decode(errors="replace").strip()
+    expected = read_bounded(directory / SEAL, MAX_MANIFEST).decode(errors="replace").strip()
     if expected != digest(data):
         raise BundleError(f"{path}: expected SHA-256 {expected[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
     return manifest, digest(data)
 
 
-def read_bounded(path: Path) -> bytes:
-    """Read a whole file that must exist, be a plain file (no link out of the bundle) and be smaller than ``MAX_FILE``."""
+def read_bounded(path: Path, most: int = MAX_FILE) -> bytes:
+    """Read a whole file that must exist, be a plain file (no link out of the bundle) and have at most ``most`` bytes."""
     try:
         if path.is_symlink() or not path.is_file():
             raise BundleError(
                 f"{path}: expected a plain file of the bundle, found {'a link' if path.is_symlink() else 'nothing'}"
             )
-        if path.stat().st_size > MAX_FILE:
-            raise BundleError(f"{path}: expected at most {MAX_FILE} bytes, found {path.stat().st_size}")
+        if path.stat().st_size > most:
+            raise BundleError(f"{path}: expected at most {most} bytes, found {path.stat().st_size}")
         return path.read_bytes()
     except OSError as e:
         raise BundleError(f"{path}: cannot be read ({e.strerror})") from None
@@ -122,4 +124,4 @@ def read_bounded(path: Path) -> bytes:
 
 def _short(content: object) -> str:
     """Describe unexpected JSON briefly."""
-    return repr(content.get("format")) if isinstance(content, dict) else type(content).__name__
+    return f"{content.get('format')!r:.80}" if isinstance(content, dict) else type(content).__name__

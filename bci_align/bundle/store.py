@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bci_align.atomic import write_directory
+from bci_align.bundle import graph
 from bci_align.bundle import manifest as mf
 from bci_align.bundle import trials as source_trials
-from bci_align.bundle.graph import build
 from bci_align.bundle.manifest import Manifest, PriorShape
 from bci_align.bundle.pipeline import Pipeline
 from bci_align.decoders import KINDS, Decoder
@@ -49,9 +49,20 @@ class Bundle:
             raise BundleError(f"{where}: expected the arrays of a {self.manifest.decoder} decoder, {e} is missing") from None
 
     def pipeline(self) -> Pipeline:
-        """Build the decode step: one ONNX Runtime session of one thread."""
-        m = self.manifest
-        return Pipeline(self._files["core.onnx"], self.decoder(), m.hidden, np.array(m.scale), np.array(m.clamp))
+        """Build the decode step: one ONNX Runtime session of one thread; :class:`BundleError` for one that does not run."""
+        m, decoder, core = self.manifest, self.decoder(), self._files["core.onnx"]
+        try:
+            graph.check(core)
+            pipeline = Pipeline(core, decoder, m.hidden, np.array(m.scale), np.array(m.clamp))
+            _, output, _ = pipeline.step(pipeline.state0(), self.read_in.mean, self.read_in)
+            if output.shape != (len(m.outputs),):
+                raise ValueError(f"outputs {output.shape}")
+        except Exception as e:  # ONNX Runtime's faults have no base of their own
+            raise BundleError(
+                f"{self.path}: core.onnx and decoder.safetensors: expected a step from {len(m.channels)} channels to "
+                f"{len(m.outputs)} outputs, found {' '.join(str(e).split()):.200}"
+            ) from None
+        return pipeline
 
     def models(self) -> tuple[SourceModel, Diffusion]:
         """Build the torch source model, with this bundle's read-in in it, and the diffusion prior, both in eval mode.
@@ -59,6 +70,11 @@ class Bundle:
         Its spike decoder is the source day's: the rates of ``manifest.source_channels``, whatever the read-in takes.
         """
         m = self.manifest
+        where, c, h = self.path / "core.safetensors", len(m.source_channels), m.hidden
+        weight = _tensors(self._files["core.safetensors"], where).get("source.readin.weight")
+        if weight is None or weight.shape != (h, c):  # before a model of that size is made
+            found = "nothing" if weight is None else weight.shape
+            raise BundleError(f"{where}: source.readin.weight: expected {(h, c)}, found {found}")
         source = SourceModel(len(m.source_channels), m.hidden, m.latents, len(m.outputs))
         prior = new_prior(m.latents, m.prior)
         self._load(source, "source.")
@@ -119,7 +135,7 @@ def save_source(
     named = {"source": source, "prior": priors[0], "movement": priors[1]}
     tensors = {f"{name}.{k}": v for name, module in named.items() for k, v in module.state_dict().items()}
     files = {
-        "core.onnx": build(source.core, len(manifest.channels)),
+        "core.onnx": graph.build(source.core, len(manifest.channels)),
         "core.safetensors": safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()}),
         # safetensors writes an array's memory as it lies: one in another order would come back transposed.
         "decoder.safetensors": safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in decoder.arrays().items()}),
@@ -159,7 +175,7 @@ def save_generation(
         tensors |= {f"source.core.{k}": v.detach().contiguous() for k, v in encoder.core.state_dict().items()}
         files["core.safetensors"] = safetensors.torch.save(tensors)
     if encoder is not None or len(channels) != len(parent.manifest.channels):
-        files["core.onnx"] = build((encoder or parent.models()[0]).core, len(channels))
+        files["core.onnx"] = graph.build((encoder or parent.models()[0]).core, len(channels))
     return _write(path, parent.manifest.model_copy(update=update), files)
 
 
@@ -206,6 +222,8 @@ def _tensors(data: bytes, where: Path) -> dict[str, NDArray[np.float32]]:
         arrays: dict[str, NDArray[np.float32]] = safetensors.numpy.load(data)
     except SafetensorError as e:
         raise BundleError(f"{where}: not a safetensors file ({e})") from None
+    except KeyError as e:  # a number type that NumPy does not know
+        raise BundleError(f"{where}: expected numbers of NumPy's types, found {e}") from None
     return arrays
 
 

@@ -34,6 +34,8 @@ def unpack(data: bytes, where: object, channels: tuple[str, ...], bin_s: float) 
         arrays = safetensors.numpy.load(data)
     except SafetensorError as e:
         raise BundleError(f"{where}: not a safetensors file ({e})") from None
+    except KeyError as e:  # a number type that NumPy does not know
+        raise BundleError(f"{where}: expected numbers of NumPy's types, found {e}") from None
     for name in ("counts", "lengths", "run_in"):
         if name not in arrays or arrays[name].dtype not in _DTYPES:
             found = arrays[name].dtype if name in arrays else "nothing"
