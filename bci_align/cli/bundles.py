@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bci_align.alignment.erdiff import align
-from bci_align.alignment.gate import judge
+from bci_align.alignment.gates import Gates
 from bci_align.atomic import claim_directory
 from bci_align.bundle.store import load_bundle, save_generation
 from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
@@ -113,6 +113,7 @@ def recalibrate_command(
     (exit status 3).
     """
     settings = load_config(RecalibrateConfig, config) if config else RecalibrateConfig()
+    judge = Gates(settings.gates)
     claim_directory(out, error=BundleError)
     loaded, day = load_bundle(bundle), io.load(session)
     calibration = unlabelled(day, parse_trials(trials, day), loaded.manifest.run_in)

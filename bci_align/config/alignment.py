@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -76,8 +76,12 @@ class GateConfig(Strict):
         return value
 
 
+Gates = Annotated[tuple[str, ...], Field(min_length=1, description="entry points in bci_align.gates, all of which must accept")]
+
+
 class RecalibrateConfig(Strict):
     """Settings of ``bci-align recalibrate``."""
 
     align: AlignConfig = AlignConfig()
     gate: GateConfig = GateConfig()
+    gates: Gates = ("standard",)

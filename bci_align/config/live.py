@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bci_align.config.alignment import AlignConfig, GateConfig
+from bci_align.config.alignment import AlignConfig, GateConfig, Gates
 from bci_align.config.base import Strict
 from bci_align.config.runtime import ControlConfig, DriftConfig, PromotionConfig, RecordConfig, SupervisorConfig
 from bci_align.config.signal import ChecksConfig, SafetyConfig
@@ -21,6 +21,7 @@ class LiveConfig(Strict):
     sink: SinkConfig = SinkConfig()
     align: AlignConfig = AlignConfig()
     gate: GateConfig = GateConfig()
+    gates: Gates = ("standard",)
     checks: ChecksConfig = ChecksConfig()
     safety: SafetyConfig = SafetyConfig()
     promotion: PromotionConfig = PromotionConfig()

@@ -52,12 +52,12 @@ class Methods:
     judge: Callable[[Bundle, ReadIn, ReadIn, UnlabelledTrials, GateConfig], Any]
 
 
-def standard_methods() -> Methods:
-    """ERDiff alignment and the label-free gate."""
+def standard_methods(gates: tuple[str, ...]) -> Methods:
+    """ERDiff alignment and the label-free gates of these names."""
     from bci_align.alignment.erdiff import align
-    from bci_align.alignment.gate import judge
+    from bci_align.alignment.gates import Gates
 
-    return Methods(align, judge)
+    return Methods(align, Gates(gates))
 
 
 class _Stopped(Exception):
@@ -71,7 +71,7 @@ def main(layout: Layout, config: LiveConfig, pipe: Pipe, methods: Methods | None
     try:
         shared = Shared.attach(layout)
         try:
-            _Aligner(shared, config, pipe, methods or standard_methods()).run()
+            _Aligner(shared, config, pipe, methods or standard_methods(config.gates)).run()
         finally:
             shared.close()
     except _Stopped:

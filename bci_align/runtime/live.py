@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bci_align.alignment.gates import Gates
 from bci_align.bundle.store import load_bundle
 from bci_align.config import LiveConfig
 from bci_align.errors import ConfigError, RuntimeFault
@@ -294,3 +295,5 @@ def check_config(config: LiveConfig) -> None:
                 f"calibration_trials: expected at least {key} ({least}), found {config.calibration_trials}; "
                 "no candidate could ever be accepted"
             )
+    if config.recalibrations:
+        Gates(config.gates)

@@ -218,6 +218,13 @@ def test_a_refused_candidate_is_not_written(work: Path, small_bundle: Bundle, ca
     assert not (tmp_path / "x").exists()
 
 
+def test_recalibrate_asks_the_gates_that_are_named(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "gates.yaml").write_text("gates: [standard, coin]\n")
+    words = ("recalibrate", small_bundle.path, work / "dayk.h5", "--config", tmp_path / "gates.yaml", "--out", tmp_path / "x")
+    assert "gates: expected one of standard, found 'coin'" in fault(capsys, *words)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_stream_that_never_appears_says_what_was_looked_for(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
     config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out"), "control": {"address": None}}
     config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}

@@ -222,10 +222,10 @@ def test_methods_are_found_by_a_fresh_process() -> None:
     """Spawned processes import functions by name: the standard ones must be importable ones."""
     from bci_align.runtime.aligner_process import standard_methods
 
-    found = standard_methods()
+    found = standard_methods(("standard",))
     assert isinstance(found, Methods)
     assert found.align.__qualname__ == "align"
-    assert found.judge.__qualname__ == "judge"
+    assert type(found.judge).__name__ == "Gates"
 
 
 def test_a_recording_with_gaps_is_refused(bundle: Bundle, days: tuple[Session, Session], tmp_path: Path) -> None:
