@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.alignment import erdiff, gate
+from bci_align.alignment.drift_score import score
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.cli.common import table
 from bci_align.comparison.workers import workers
-from bci_align.config import AlignConfig, GateConfig, TrainConfig
-from bci_align.errors import BciAlignError
+from bci_align.config import AlignConfig, DriftConfig, GateConfig, TrainConfig
+from bci_align.errors import BciAlignError, Refused
 from bci_align.evaluation.score import score_outputs
 from bci_align.models.encoder import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials
@@ -45,6 +47,7 @@ from bci_align_sim.scenario_days import (
     subject_seeds,
 )
 from benchmarks.common import finish, isometric, machine, say
+from benchmarks.gate_candidates import kept
 from benchmarks.gate_report import POINT, Outcome, acceptance, harmful, per_scenario
 
 SETTLE = 40
@@ -76,7 +79,10 @@ Judge = Callable[[Bundle, Any, UnlabelledTrials], Judged]
 
 
 def align(bundle: Bundle, trials: UnlabelledTrials, seed: int) -> erdiff.Candidate:
-    """Ours, as it comes. ``bundle`` holds the incumbent's read-in."""
+    """Ours, as it comes. ``bundle`` holds the incumbent's read-in. Raises :class:`Refused` for a day not worth aligning."""
+    found = score(bundle, bundle.read_in, trials, DriftConfig().align_from)
+    if found.verdict == "do not align":
+        raise Refused(found.sentence)
     return erdiff.align(bundle, trials, AlignConfig(), seed)
 
 
@@ -229,13 +235,15 @@ def main() -> int:
     parser.add_argument("--control", action="store_true", help="re-normalisation without a gate in place of ours")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--bundles", type=Path, help="keep the bundles in this directory and take them from there")
+    parser.add_argument("--candidates", type=Path, help="keep the candidates in this directory and take them from there")
     args = parser.parse_args()
     subjects, plans = scenarios(args.development, args.quick)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         bundles = train(subjects, QUICK if args.quick else TrainConfig(), args.bundles or Path(folder), args.jobs)
         say(f"{len(bundles)} bundles after {time.monotonic() - started:.0f} s")
-        ours: tuple[Align, Judge] = (renormalised, accept) if args.control else (align, judge)
+        maker: Align = partial(kept, args.candidates, align) if args.candidates else align
+        ours: tuple[Align, Judge] = (renormalised, accept) if args.control else (maker, judge)
         outcomes = run(bundles, subjects, plans, *ours, args.jobs, _tell)
     if not args.json:
         seconds = np.mean([o.seconds for o in outcomes])

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bci_align.alignment.drift_score import score
 from bci_align.alignment.erdiff import align
 from bci_align.alignment.gates import Gates
 from bci_align.atomic import claim_directory
@@ -110,13 +111,18 @@ def recalibrate_command(
 
     Only the counts of the chosen rewarded trials are used; kinematics and targets are never read. SESSION may have other channels
     than the bundle: they are then registered to the source day's, or refused. A candidate that the gate refuses is not written
-    (exit status 3).
+    (exit status 3), and neither is one for a day whose drift score says that nothing is to be gained (drift.align_from).
     """
     settings = load_config(RecalibrateConfig, config) if config else RecalibrateConfig()
     judge = Gates(settings.gates)
     claim_directory(out, error=BundleError)
     loaded, day = load_bundle(bundle), io.load(session)
     calibration = unlabelled(day, parse_trials(trials, day), loaded.manifest.run_in)
+    drift = None
+    if calibration.channels == loaded.manifest.channels:  # units that must be registered first have no score yet
+        drift = score(loaded, loaded.read_in, calibration, settings.drift.align_from)
+        if drift.verdict == "do not align":
+            raise Refused(f"{out}: not written: {drift.sentence}")
     with staged_progress(as_json) as progress:
         candidate = align(loaded, calibration, settings.align, seed, lambda done, total: progress("alignment", done, total))
     verdict = judge(loaded, loaded.read_in, candidate.read_in, calibration, settings.gate, candidate.matched, candidate.core)
@@ -131,6 +137,7 @@ def recalibrate_command(
         "channels": len(candidate.channels),
         "stages": record["stages"],
         "changed_channels": record["changed_channels"],
+        "drift": None if drift is None else {"score": drift.value, "parts": drift.parts},
         "accepted": True,
         "checks": list(verdict.checks),
         "seed": seed,
@@ -139,8 +146,9 @@ def recalibrate_command(
     def text() -> str:
         rows = [("gate", "found", "expected"), *((str(c["name"]), str(c["value"]), str(c["bound"])) for c in verdict.checks)]
         changed = f"{len(record['changed_channels'])} of {len(candidate.channels)} channels found to have changed their tuning"
+        told = "" if drift is None else f"{drift.sentence}\n"
         return (
-            f"{out}: written as generation {made.manifest.generation} ({len(calibration)} trials)\n"
+            f"{out}: written as generation {made.manifest.generation} ({len(calibration)} trials)\n{told}"
             f"{table(_stage_rows(record['stages']))}\n{changed}\n\n{table(rows)}"
         )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from bci_align.config.base import Strict
+from bci_align.config.runtime import DriftConfig
 
 
 class AlignConfig(Strict):
@@ -85,3 +86,4 @@ class RecalibrateConfig(Strict):
     align: AlignConfig = AlignConfig()
     gate: GateConfig = GateConfig()
     gates: Gates = ("standard",)
+    drift: DriftConfig = DriftConfig()

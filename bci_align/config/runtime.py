@@ -27,7 +27,9 @@ class PromotionConfig(Strict):
 class DriftConfig(Strict):
     """When to recalibrate: the label-free drift score of the running latents."""
 
-    align_from: float = Field(0.0, ge=0, description="drift score below which a day is not aligned; 0 always aligns")
+    align_from: float = Field(
+        1.0, ge=0, description="drift score, about the points of R2 lost, below which a day is not aligned; 0 always aligns"
+    )
 
 
 class SupervisorConfig(Strict):

@@ -50,14 +50,17 @@ class Methods:
 
     align: Callable[[Bundle, UnlabelledTrials, AlignConfig, int, Progress | None], Any]
     judge: Callable[[Bundle, ReadIn, ReadIn, UnlabelledTrials, GateConfig], Any]
+    drift: Callable[[Bundle, ReadIn, UnlabelledTrials, float], Any] | None = None
+    """How to score the day's drift beforehand; None aligns every day."""
 
 
 def standard_methods(gates: tuple[str, ...]) -> Methods:
-    """ERDiff alignment and the label-free gates of these names."""
+    """The drift score, ERDiff alignment and the label-free gates of these names."""
+    from bci_align.alignment.drift_score import score
     from bci_align.alignment.erdiff import align
     from bci_align.alignment.gates import Gates
 
-    return Methods(align, Gates(gates))
+    return Methods(align, Gates(gates), score)
 
 
 class _Stopped(Exception):
@@ -188,10 +191,11 @@ class _Aligner:
         self._tell({"report": "aligning", "generation": generation, "trials": len(trials), "dropped": self._buffer.dropped})
         started = time.monotonic()
         try:
-            candidate: Candidate = self._methods.align(base, trials, c.align, c.seed, self._progress)
-            self._check_on()
-            self._tell({"report": "judging", "generation": generation})
-            verdict: Verdict = self._methods.judge(base, base.read_in, candidate.read_in, trials, c.gate)
+            if refusal := self._not_worth_it(trials):
+                self._decide({"accepted": False, "reason": refusal, "checks": []}, next_generation, len(trials), started)
+                return
+            candidate: Candidate = self._methods.align(self._bundle, trials, c.align, c.seed, self._progress)
+            verdict: Verdict = self._methods.judge(self._bundle, self._bundle.read_in, candidate.read_in, trials, c.gate)
         except BciAlignError as e:  # these trials cannot be aligned on: that is an answer, not a failure
             self._decide({"accepted": False, "reason": str(e), "checks": []}, generation, len(trials), started)
             return
@@ -206,6 +210,15 @@ class _Aligner:
         self._bundles[generation] = bundle
         self._newest = generation
         self._shared.mailbox.post(candidate.read_in, generation)
+
+    def _not_worth_it(self, trials: UnlabelledTrials) -> str | None:
+        """Score the day's drift and report it; why it should not be aligned, if so."""
+        if self._methods.drift is None:
+            return None
+        found = self._methods.drift(self._bundle, self._bundle.read_in, trials, self._config.drift.align_from)
+        told = {"score": found.value, "parts": found.parts, "verdict": found.verdict, "sentence": found.sentence}
+        self._tell({"report": "drift"} | told)
+        return str(found.sentence) if found.verdict == "do not align" else None
 
     def _decide(self, verdict: Report, generation: int, trials: int, started: float) -> None:
         """Write a verdict down, then report it."""

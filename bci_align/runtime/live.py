@@ -3,17 +3,14 @@
 Reports are dictionaries with ``from`` (``decoder``, ``standby``, ``aligner``, ``recorder`` or ``live``) and ``report``:
 
 =================  ==================================================================================================
-decoder            ``ready`` (stream, channels, bin_s, generation, scheduler: what was granted), ``link`` (state, sentence,
-                   restarted), ``failed_closed`` (sentence), ``ended`` (why, bins, gaps, bad, malformed_events), and what
-                   happens to bins and candidates, see :meth:`~bci_align.runtime.decode_loop.DecodeLoop.news`
-standby            ``standing_by`` (broken: what is wrong with the bundle that it would decode with, if anything)
-aligner            ``ready``, ``aligning`` (generation, trials, dropped), ``progress`` (done, total), ``judging`` (generation),
-                   ``verdict`` (accepted, reason, checks, generation, trials, seconds, path if accepted), ``missed``
-                   (records), ``finished``
-recorder           ``ready`` and what :mod:`bci_align.runtime.recorder_process` tells
-live               ``died`` (who, reason, again_s: seconds until it is started again, none: it stays down), ``log_failed``
-                   (reason), ``status`` (sentence): how the collecting goes and what was faulty, where that is worth
-                   saying and at most every 30 s
+decoder            ``ready`` (stream, channels, bin_s, generation, scheduler), ``warm`` (generation), ``swapped``
+                   (generation, bin: first one it decoded, warm_from_seq), ``dropped`` (generation, reason), ``ended``
+                   (why, bins, gaps, bad, malformed_events)
+aligner            ``ready``, ``aligning`` (generation, trials, dropped), ``drift`` (score, parts, verdict: 'align' or 'do not
+                   align', sentence), ``progress`` (done, total), ``verdict`` (accepted,
+                   reason, checks, generation, trials, seconds, path if accepted), ``missed`` (records), ``finished``
+live               ``aligner_died`` (reason) and ``log_failed`` (reason): decoding goes on; ``status`` (sentence): how the
+                   collecting goes and what was faulty, where that is worth saying and at most every 30 s
 =================  ==================================================================================================
 
 A decoder that dies is replaced; what ends the run is raised as the exception it was.

@@ -218,6 +218,13 @@ def test_a_refused_candidate_is_not_written(work: Path, small_bundle: Bundle, ca
     assert not (tmp_path / "x").exists()
 
 
+def test_a_day_without_drift_is_not_recalibrated(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "wary.yaml").write_text("drift: {align_from: 1000}\n")
+    words = ("recalibrate", small_bundle.path, work / "dayk.h5", "--config", tmp_path / "wary.yaml", "--out", tmp_path / "x")
+    assert "aligned from 1000: do not align" in fault(capsys, *words, status=3)
+    assert not (tmp_path / "x").exists()
+
+
 def test_recalibrate_asks_the_gates_that_are_named(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "gates.yaml").write_text("gates: [standard, coin]\n")
     words = ("recalibrate", small_bundle.path, work / "dayk.h5", "--config", tmp_path / "gates.yaml", "--out", tmp_path / "x")

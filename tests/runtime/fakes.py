@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bci_align.alignment.drift_score import score
 from bci_align.alignment.start import renormalise
 from bci_align.config import LiveConfig
 from bci_align.errors import BciAlignError
@@ -130,6 +131,8 @@ REFUSING = Methods(quick_align, refuse)
 POISONED = Methods(poisoned_align, accept)
 ENDLESS = Methods(endless_align, accept)
 BROKEN = Methods(broken_align, accept)
+WARY = Methods(quick_align, accept, score)
+"""Quick, but only on days that the real drift score calls worth it."""
 
 
 def run_like_the_command(config: LiveConfig) -> int:

@@ -163,6 +163,20 @@ def test_contiguous_trials_get_their_swap(bundle: Bundle, days: tuple[Session, S
     assert result.notes == []
 
 
+@pytest.mark.parametrize(("align_from", "verdict"), [(1e6, "do not align"), (0.0, "align")])
+def test_the_days_drift_is_scored_before_it_is_aligned(
+    bundle: Bundle, days: tuple[Session, Session], tmp_path: Path, align_from: float, verdict: str
+) -> None:
+    config = config_for(bundle, tmp_path / "out", drift={"align_from": align_from})
+    result = replay(days[1], config, "zmq", methods=fakes.WARY)
+    told = [r for r in result.reports if r["report"] == "drift"]
+    assert [r["verdict"] for r in told] == [verdict]
+    assert told[0]["score"] == pytest.approx(sum(told[0]["parts"].values())) and told[0]["score"] > 0
+    assert len(result.generations) == (verdict == "align")
+    assert [r["reason"] for r in result.refusals] == [told[0]["sentence"]] * (verdict == "do not align")
+    assert not [r for r in result.reports if r["report"] == "progress"] or verdict == "align"  # nothing was aligned in vain
+
+
 def test_a_refused_candidate_changes_nothing(bundle: Bundle, days: tuple[Session, Session], tmp_path: Path) -> None:
     session = days[1]
     result = replay(session, config_for(bundle, tmp_path, recalibrations=2), "zmq", methods=fakes.REFUSING)
