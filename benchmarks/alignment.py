@@ -30,7 +30,17 @@ from bci_align.comparison.run import run
 from bci_align.comparison.summary import Summary, summarise
 from bci_align.report.page import png
 from benchmarks.common import ROOT, Row, data, finish, machine, say
-from benchmarks.variants import DESTROYED, GATE_REFUSES, REGISTRATION, TRAINING, VARIANTS, destroyed, trained_otherwise, variant
+from benchmarks.variants import (
+    DESTROYED,
+    FEW_TRIALS,
+    GATE_REFUSES,
+    REGISTRATION,
+    TRAINING,
+    VARIANTS,
+    destroyed,
+    trained_otherwise,
+    variant,
+)
 
 GOALS = {
     ("isometric", 120): (96.6, None),
@@ -91,6 +101,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed: shows that it runs, proves less")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
     parser.add_argument("--ablations", action="store_true", help="variants of our aligner instead of the rivals")
+    parser.add_argument("--trials", type=int, help="with --ablations: on so many unlabelled trials, and what was tried for few")
     parser.add_argument("--training", action="store_true", help="ours after other trainings of the source day, nothing else")
     parser.add_argument("--only", help="one pair instead of all")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="rivals to run, comma-separated (default: all)")
@@ -98,13 +109,15 @@ def main() -> int:
     parser.add_argument("--bundles", type=Path, help="keep the bundles in this directory and take them from there")
     parser.add_argument("--figures", type=Path, help="write the figures into this directory")
     args = parser.parse_args()
+    if args.trials and not args.ablations:
+        parser.error("--trials: expected --ablations with it")
     pairs = find_pairs(data("isometric_day0.npz").parent, ROOT / "configs" / "benchmark" / "real.yaml")
     pairs = [p for p in pairs if args.only in (None, p.name)]
     if args.ablations:
-        pairs = [replace(p, unlabelled_counts=p.unlabelled_counts[-1:]) for p in pairs]
+        pairs = [replace(p, unlabelled_counts=(args.trials or p.unlabelled_counts[-1],)) for p in pairs]
     if args.training:
         pairs = [trained_otherwise(p, name) for p in pairs for name in TRAINING]
-    every: dict[str, Ours] = {name: partial(variant, name) for name in VARIANTS}
+    every: dict[str, Ours] = {name: partial(variant, name) for name in (VARIANTS | FEW_TRIALS if args.trials else VARIANTS)}
     methods, rivals = ours() | {REGISTRATION: every[REGISTRATION], DESTROYED: destroyed}, tuple(args.rivals.split(","))
     if args.ablations or args.training:
         methods, rivals = every if args.ablations else ours(), ("none", "renormalise")

@@ -49,6 +49,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Settings of each variant; what is not named is the default. ``layers``: of a prior trained anew on the same source latents."""
 
+FEW_TRIALS: dict[str, dict[str, Any]] = {
+    "refinement with a tenth of the pull": {"pull": 100.0},
+    "refinement, 200 steps": {"steps": 200},
+    "refinement: three times the KL": {"kl": 0.3},
+    "refinement: a third of the KL": {"kl": 0.033},
+    "refinement: Sinkhorn beside the KL": {"sinkhorn": 0.1},
+}
+"""What was tried for few trials and not kept; rows of ``--ablations --trials N`` beside :data:`VARIANTS`."""
+
 TRAINING: dict[str, dict[str, float]] = {
     "without_augmentation": {"augment_dropout": 0.0, "augment_gain": 0.0, "augment_offset": 0.0},
     "with_turnover": {"augment_turnover": 0.2},
@@ -63,8 +72,8 @@ def trained_otherwise(pair: Pair, name: str) -> Pair:
 
 
 def variant(name: str, bundle: Bundle, trials: UnlabelledTrials, seed: int) -> erdiff.Candidate:
-    """Align with the settings of one of :data:`VARIANTS`."""
-    settings = dict(VARIANTS[name])
+    """Align with the settings of one of :data:`VARIANTS` or :data:`FEW_TRIALS`."""
+    settings = dict((VARIANTS | FEW_TRIALS)[name])
     layers = settings.pop("layers", None)
     with tempfile.TemporaryDirectory() as folder:
         if layers is not None:

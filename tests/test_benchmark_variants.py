@@ -31,10 +31,13 @@ def known_by_its_counts(_: object, trials: UnlabelledTrials, *rest: object) -> C
     return Candidate(ReadIn(s, s + 1, np.stack([s, 2 * s], 1), np.zeros(2, np.float32)), trials.channels, {})
 
 
-@pytest.mark.parametrize("name", variants.VARIANTS)
+EVERY = variants.VARIANTS | variants.FEW_TRIALS
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_variant_is_a_setting_that_exists(name: str) -> None:
-    settings = {k: v for k, v in variants.VARIANTS[name].items() if k != "layers"}
-    assert (AlignConfig.model_validate(settings) == AlignConfig()) == (name == "ours" or "layers" in variants.VARIANTS[name])
+    settings = {k: v for k, v in EVERY[name].items() if k != "layers"}
+    assert (AlignConfig.model_validate(settings) == AlignConfig()) == (name == "ours" or "layers" in EVERY[name])
 
 
 @pytest.mark.parametrize("name", variants.TRAINING)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bci_align.alignment.block import Block, encode
 from bci_align.alignment.objective import gaussian_kl_to_source
-from bci_align.alignment.tuning import measure, tuning
+from bci_align.alignment.tuning import left_over, measure, tuning
 from bci_align.bundle.store import Bundle
 from bci_align.diffusion.process import Diffusion
 from bci_align.models.encoder import ReadIn, SourceModel
@@ -30,6 +30,7 @@ class Evidence:
     the latents of the *other* channels explain, summed over channels. ``slope`` (C, d): every channel's tuning, measured the same
     way.
     ``diversity``: geometric mean spread between trials' mean decoded movement, in source SDs: what one direction lacks.
+    ``left_over`` (n, C): what the latents leave unexplained of every trial's channels, in standard errors of independent bins.
     ``outputs`` (n, K): decoded movement of all trials' bins, source SDs, by the linear head.
     """
 
@@ -38,6 +39,7 @@ class Evidence:
     information: float
     slope: Tensor
     diversity: float
+    left_over: Tensor
     outputs: Tensor
 
 
@@ -52,7 +54,8 @@ def evidence(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, encoder:
     block = Block.of(trials, read_in)
     z = encode(model, block.x)
     y = model.kinematics(z)
-    found = tuning(measure(model, block))
+    measured = measure(model, block)
+    found = tuning(measured)
     variance = block.x[block.inside].var(0)
     unexplained = torch.minimum(found.variance, variance)
     means = torch.stack([y[i, block.inside[i]].mean(0) for i in range(len(block))])
@@ -63,6 +66,7 @@ def evidence(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, encoder:
         information=float((variance - unexplained).sum()),
         slope=found.slope,
         diversity=float(spread.clamp(min=0).sqrt().log().mean().exp()),
+        left_over=left_over(measured),
         outputs=y[block.inside],
     )
 
@@ -78,6 +82,21 @@ def _prior_loss(model: SourceModel, prior: Diffusion, block: Block, window: int)
         chunks, burn = block.chunks(window, rng, rows)
         losses.append(float(prior.loss(encode(model, chunks)[:, burn:], generator)))
     return float(np.mean(losses))
+
+
+def common(left_over: Tensor) -> float:
+    """Variance between trials along their largest common deviation, ``left_over`` (n, C), over what independent noise would give.
+
+    A few for trials of one day. Calibration trials of two days, or of a day that changes as it goes, deviate in many channels at
+    once: the eigenvalue stands out. (Marchenko and Pastur's edge: 1967, Mat Sb 72:507.)
+    """
+    heard = left_over[:, left_over.abs().sum(0) > 0]
+    n, channels = heard.shape
+    if n < 2 or not channels:
+        return 0.0
+    centred = heard - heard.mean(0)
+    largest = float(torch.linalg.eigvalsh(centred @ centred.T / channels)[-1])
+    return float(largest / (1 + np.sqrt(n / channels)) ** 2)
 
 
 def agreement(today: Tensor, source: Tensor) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from bci_align.alignment.evidence import Evidence, agreement, evidence, likeness
+from bci_align.alignment.evidence import Evidence, agreement, common, evidence, likeness
 from bci_align.bundle.store import Bundle
 from bci_align.config import GateConfig
 from bci_align.models.encoder import ReadIn, SourceModel
@@ -77,7 +78,9 @@ def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched:
     information = today.information / source.information
     diversity = today.diversity / source.diversity
     low, high = config.information
+    unsteady = common(today.left_over) / _of_as_many(source.left_over, len(today.left_over))
     out = [
+        _check("common deviation of trials, over the source's", unsteady, f"<= {config.unsteady:g}", unsteady <= config.unsteady),
         _check(
             "agreement of the channels' tuning with the source day's",
             "no channel is matched" if alike is None else alike,
@@ -95,6 +98,12 @@ def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched:
     for name, ratio in zip(bundle.manifest.outputs, ratios, strict=True):
         out.append(_check(f"spread of {name} over the source's", ratio, f"{low:g} to {high:g}", low <= ratio <= high))
     return out
+
+
+def _of_as_many(left_over: Tensor, trials: int) -> float:
+    """The source day's own :func:`common`, mean over stretches of as many trials; of all where there are fewer."""
+    firsts = range(0, max(len(left_over) - trials, 0) + 1, trials)
+    return float(np.mean([common(left_over[i : i + trials]) for i in firsts]))
 
 
 _known: dict[str, Evidence] = {}

@@ -104,6 +104,24 @@ def tuning(measured: list[Measurement]) -> Tuning:
     return Tuning(slope, variance)
 
 
+def left_over(measured: list[Measurement]) -> Tensor:
+    """What the latents leave unexplained of every channel's mean in every trial (n, C), in standard errors.
+
+    The slopes are those within trials, about each trial's own mean: a difference between trials that all channels share, two
+    days in one block, would else be explained by the latents that share it. A channel without variance has zeros.
+    """
+    n, channels = int(measured[0].trial.max()) + 1, sum(len(m.channels) for m in measured)
+    out = torch.zeros(n, channels)
+    for m in measured:
+        bins = torch.bincount(m.trial, minlength=n).clamp(min=1)[:, None]
+        z, x = (torch.zeros(n, a.shape[1]).index_add_(0, m.trial, a) / bins for a in (m.z, m.x))
+        within = Measurement(m.channels, m.z - z[m.trial], m.x - x[m.trial], m.trial)
+        b = _slopes(within)
+        variance = (within.x - within.z @ b).var(0).clamp(min=1e-9)
+        out[:, m.channels] = (x - z @ b) * (bins / variance).sqrt()
+    return out
+
+
 def changed(measured: list[Measurement], before: Tuning) -> tuple[Tuning, Tensor]:
     """Today's tuning as an empirical-Bayes change from ``before``, and the probability (C,) that a channel changed at all."""
     slope, variance = before.slope.clone(), before.variance.clone()

@@ -52,6 +52,11 @@ class GateConfig(Strict):
     prior_margin: float = Field(
         0.02, ge=0, description="how much worse (relative) the prior's denoising loss may be than the incumbent's"
     )
+    unsteady: float = Field(
+        4.0,
+        ge=0,
+        description="largest common deviation of the calibration trials over the source day's: of two days, or as they change",
+    )
     agreement: float = Field(
         0.25, ge=-1, le=1, description="least cosine of the channels' tuning, measured without labels, with the source day's"
     )

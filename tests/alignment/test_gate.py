@@ -8,23 +8,27 @@ import pytest
 import torch
 
 from bci_align.alignment.erdiff import align
-from bci_align.alignment.evidence import agreement, evidence, likeness
+from bci_align.alignment.evidence import agreement, common, evidence, likeness
 from bci_align.alignment.gate import Verdict, judge, stuck_channels
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig, GateConfig
 from bci_align.models.encoder import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
+from bci_align_sim.day import simulate_tunings
+from bci_align_sim.drift import Drift, apply
+from bci_align_sim.task import record_day
 
 Days = tuple[Session, Session]
 FINITE, TRIALS, STUCK = "finite weights", "calibration trials", "channels stuck at one count"
+UNSTEADY = "common deviation of trials, over the source's"
 AGREEMENT = "agreement of the channels' tuning with the source day's"
 INFORMATION = "what channels say of each other, over the source's"
 KL = "Gaussian KL of the latents to the source's (nats)"
 DIVERSITY = "spread between trials over the source's"
 SPREAD = ["spread of vx over the source's", "spread of vy over the source's"]
 PRIOR, ALIKE = "prior denoising loss", "likeness to the incumbent's output"
-EVERY = [FINITE, TRIALS, STUCK, AGREEMENT, INFORMATION, KL, DIVERSITY, *SPREAD, PRIOR, ALIKE]
+EVERY = [FINITE, TRIALS, STUCK, UNSTEADY, AGREEMENT, INFORMATION, KL, DIVERSITY, *SPREAD, PRIOR, ALIKE]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_the_source_day_passes_on_its_own_trials(small_bundle: Bundle, good: Rea
     source = small_bundle.source_trials()
     verdict = judge(small_bundle, good, small_bundle.source_read_in(), source, GateConfig())
     assert failed(verdict) <= {ALIKE}
-    for name in (AGREEMENT, INFORMATION, DIVERSITY, *SPREAD):
+    for name in (UNSTEADY, AGREEMENT, INFORMATION, DIVERSITY, *SPREAD):
         assert value(verdict, name) == pytest.approx(1.0, abs=1e-3)
     assert value(verdict, KL) == pytest.approx(0, abs=0.05)
 
@@ -147,6 +151,46 @@ def test_counts_without_a_signal_are_refused(small_bundle: Bundle, calibration: 
     assert PRIOR not in failed(verdict)
 
 
+def other_day(level: float, wear: int = 7) -> Session:
+    """Another day of the small bundle's subject, its array worn otherwise."""
+    first, _ = simulate_tunings(2, channels=32)
+    return record_day(apply(first, Drift.level(level), wear), 40, wear, 0.05, "another day")
+
+
+def test_trials_of_two_days_are_refused(small_bundle: Bundle, calibration: UnlabelledTrials) -> None:
+    other = other_day(0.9)
+    foreign = unlabelled(other, other.rewarded()[:25], small_bundle.manifest.run_in)
+    mixed = replace(
+        calibration,
+        counts=tuple((a, b)[i % 2] for i, (a, b) in enumerate(zip(calibration.counts, foreign.counts, strict=True))),
+        run_in=tuple((a, b)[i % 2] for i, (a, b) in enumerate(zip(calibration.run_in, foreign.run_in, strict=True))),
+    )
+    candidate = renormalise(small_bundle.read_in, mixed)
+    verdict = judge(small_bundle, small_bundle.read_in, candidate, mixed, GateConfig())
+    assert UNSTEADY in failed(verdict)
+
+
+def test_a_day_that_changes_half_way_is_refused(small_bundle: Bundle, calibration: UnlabelledTrials) -> None:
+    """A connector that was touched: what half of the trials were aligned on is not what will come."""
+    rng = np.random.default_rng(3)
+    log_gain = rng.normal(0, 1.5, 32)
+    counts = tuple(rng.poisson(t * np.exp(log_gain * (i > 12))).astype(np.float32) for i, t in enumerate(calibration.counts))
+    today = replace(calibration, counts=counts)
+    assert UNSTEADY in failed(
+        judge(small_bundle, small_bundle.read_in, renormalise(small_bundle.read_in, today), today, GateConfig())
+    )
+
+
+def test_what_trials_have_in_common() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(40, 30, generator=generator)
+    assert common(noise) == pytest.approx(1, abs=0.2)
+    assert common(torch.cat([noise, torch.zeros(40, 10)], 1)) == pytest.approx(common(noise))  # dead channels say nothing
+    two = noise + torch.randn(30, generator=generator) * (torch.arange(40) % 2)[:, None]
+    assert common(two) > 2
+    assert common(noise[:1]) == 0
+
+
 def test_movements_in_one_direction_are_refused(small_bundle: Bundle, small_days: Days) -> None:
     """Re-normalised on reaches to one side alone, that side becomes the middle."""
     day = small_days[1]
@@ -174,6 +218,7 @@ def test_latents_that_are_none_are_refused(small_bundle: Bundle, calibration: Un
 @pytest.mark.parametrize(
     ("limits", "refuses"),
     [
+        ({"unsteady": 0.0}, {UNSTEADY}),
         ({"agreement": 1.0}, {AGREEMENT}),
         ({"information": (0.0, 0.01)}, {INFORMATION}),
         ({"information": (90.0, 99.0)}, {INFORMATION}),
@@ -213,7 +258,7 @@ def test_units_are_compared_with_those_they_are_matched_to(
     for a, b in zip(same.checks, found.checks, strict=True):
         assert a["name"] == b["name"]
         # A tuning is measured through the channels of other groups, and those follow the order.
-        near = {"rel": 0.2} if a["name"] in (AGREEMENT, INFORMATION) else {"abs": 2e-3}
+        near = {"rel": 0.2} if a["name"] in (UNSTEADY, AGREEMENT, INFORMATION) else {"abs": 2e-3}
         assert a["value"] == pytest.approx(b["value"], **near)
     assert AGREEMENT in failed(judge(small_bundle, incumbent, candidate, today, GateConfig()))
     # Those without a partner are left out, and where nobody has one there is nothing to compare.
