@@ -1,9 +1,9 @@
 """The drift score beside the true loss of R2: does it know, without labels, when a day is worth aligning?
 
-Three simulated subjects (48 channels, bins of 50 ms) that no development has seen, eleven levels of drift, two days of each;
-every day is scored under the source day's read-in and under one re-normalised on 30 trials of another day half as worn. The
-true loss is the R2 (%) of days without drift minus that of 40 later trials. The recorded days are the isometric pair: blocks of
-trials of day 0 that training left out, and of day 16. Spearman's correlation is of all days; Pearson's of losses up to 100
+The gate's subjects, which no development has seen: four simulated ones, eleven levels of drift and two days of each; every day
+is scored under the source day's read-in and under one re-normalised on 30 trials of a day half as worn. The true loss is the
+R2 (%) of days without drift minus that of 40 later trials. The recorded days are the isometric pair: blocks of trials of day 0
+that training left out, and of day 16, whose own R2 is taken. Spearman's correlation is of all days; Pearson's of losses up to 100
 points, beyond which a decoder can be no more useless.
 """
 
@@ -28,20 +28,16 @@ from bci_align.cli.common import table
 from bci_align.comparison.workers import workers
 from bci_align.config import TrainConfig
 from bci_align.session.types import Session, unlabelled
-from bci_align.training import train_bundle
-from bci_align.training.train import source_split
-from bci_align_sim.scenario_days import SimulatedSubject
+from bci_align_sim.scenario_days import RecordedSubject, SimulatedSubject, Subject
 from bci_align_sim.scenarios import MAKERS
-from benchmarks.common import Row, finish, isometric, machine, say, spread
-from benchmarks.gate import QUICK, decode
+from benchmarks.common import Row, finish, machine, say, spread
+from benchmarks.gate import QUICK, decode, scenarios, train
 
-SUBJECTS = (530, 531, 532)
-"""Seeds that no development has seen."""
 LEVELS = tuple(round(0.1 * i, 1) for i in range(11))
 DAYS = 2
 """Days of each level."""
-SEEDS = (0, 1)
-"""Of the recorded pair's bundles."""
+FIRST = 7000
+"""Number of the first of them: no scenario of the gate has it."""
 STILL = "isometric, day 0, held out"
 BLOCK = 20
 """Rewarded trials of a recorded block, which are scored without labels and whose R2 is taken."""
@@ -65,50 +61,51 @@ class Found:
     loss: float = np.nan
 
 
-def simulated(seed: int, quick: bool) -> list[Found]:
+def simulated(name: str, subject: SimulatedSubject, bundle: Bundle, quick: bool) -> list[Found]:
     """Every day of one simulated subject."""
-    subject, out = SimulatedSubject(seed), []
+    out = []
     levels, days = (LEVELS[::5], 1) if quick else (LEVELS, DAYS)
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = train_bundle(subject.source, QUICK if quick else TrainConfig(), seed, Path(folder) / "day0")
-        for level in levels:
-            for k in range(days):
-                m = subject.material(MAKERS["drift"], k, level, True)
-                assert m.earlier is not None
-                trials = unlabelled(m.target, m.calibration, m.run_in)
-                for name, read_in in (("source day's", bundle.read_in), ("earlier", renormalise(bundle.read_in, m.earlier))):
-                    found = score(bundle, read_in, trials)
-                    r2 = decode(bundle, read_in, m.target, m.later)
-                    out.append(Found(str(seed), f"{level:g}/{k}", level, name, found.value, found.verdict, r2))
-            say(f"subject {seed}, level {level:g}: " + ", ".join(f"{f.value:.2f} ({f.r2:.1f})" for f in out[-2 * days :]))
+    for level in levels:
+        for k in range(days):
+            m = subject.material(MAKERS["drift"], FIRST + k, level, True)
+            assert m.earlier is not None
+            trials = unlabelled(m.target, m.calibration, m.run_in)
+            for which, read_in in (("source day's", bundle.read_in), ("earlier", renormalise(bundle.read_in, m.earlier))):
+                found = score(bundle, read_in, trials)
+                r2 = decode(bundle, read_in, m.target, m.later)
+                out.append(Found(name, f"{level:g}/{k}", level, which, found.value, found.verdict, r2))
+        say(f"subject {name}, level {level:g}: " + ", ".join(f"{f.value:.2f} ({f.r2:.1f})" for f in out[-2 * days :]))
     still = np.mean([f.r2 for f in out if f.level == 0])
     return [replace(f, loss=float(still - f.r2)) for f in out]
 
 
-def recorded(seed: int) -> list[Found]:
-    """Blocks of the isometric pair, each decoded by the source day's read-in and by one re-normalised on the block before."""
-    day0, day16 = isometric(0), isometric(16)
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = train_bundle(day0, TrainConfig(), seed, Path(folder) / "day0")
-        held_out = source_split(day0, TrainConfig().validation, seed)[1]
-        out = _blocks(bundle, day0, held_out, STILL, seed) + _blocks(bundle, day16, day16.rewarded(), "isometric, day 16", seed)
+def recorded(name: str, subject: RecordedSubject, bundle: Bundle) -> list[Found]:
+    """Blocks of the recorded pair, each decoded by the source day's read-in and by one re-normalised on the block before."""
+    out = _blocks(name, bundle, subject.source, subject.held_out, STILL)
+    out += _blocks(name, bundle, subject.target, subject.target.rewarded(), "isometric, day 16")
     still = np.mean([f.r2 for f in out if f.day == STILL])
     return [replace(f, loss=float(still - f.r2)) for f in out]
 
 
-def _blocks(bundle: Bundle, day: Session, trials: NDArray[np.intp], name: str, seed: int) -> list[Found]:
-    blocks = [trials[i : i + BLOCK] for i in range(0, len(trials) - BLOCK + 1, BLOCK)]
+def _blocks(name: str, bundle: Bundle, session: Session, trials: NDArray[np.intp], day: str) -> list[Found]:
     out, before = [], None
-    for block in blocks:
-        today = unlabelled(day, block, bundle.manifest.run_in)
+    for i in range(0, len(trials) - BLOCK + 1, BLOCK):
+        block = trials[i : i + BLOCK]
+        today = unlabelled(session, block, bundle.manifest.run_in)
         for which, read_in in (("source day's", bundle.read_in), ("block before", before)):
             if read_in is not None:
-                found = score(bundle, read_in, today)
-                out.append(
-                    Found(f"isometric {seed}", name, None, which, found.value, found.verdict, decode(bundle, read_in, day, block))
-                )
+                found, r2 = score(bundle, read_in, today), decode(bundle, read_in, session, block)
+                out.append(Found(name, day, None, which, found.value, found.verdict, r2))
         before = renormalise(bundle.read_in, today)
+    say(f"{day}: " + ", ".join(f"{f.value:.2f} ({f.r2:.1f})" for f in out))
     return out
+
+
+def _days(name: str, subject: Subject, bundle: Bundle, quick: bool) -> list[Found]:
+    if isinstance(subject, SimulatedSubject):
+        return simulated(name, subject, bundle, quick)
+    assert isinstance(subject, RecordedSubject)
+    return recorded(name, subject, bundle)
 
 
 def correlations(of: Sequence[Found]) -> tuple[float, float]:
@@ -173,11 +170,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one subject, three levels: shows that it runs, proves less")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--bundles", type=Path, help="keep the bundles in this directory and take them from there")
     args = parser.parse_args()
-    with workers(args.jobs) as pool:
-        of = [pool.submit(simulated, s, args.quick) for s in (SUBJECTS[:1] if args.quick else SUBJECTS)]
-        of += [] if args.quick else [pool.submit(recorded, s) for s in SEEDS]
-        found = [f for future in of for f in future.result()]
+    subjects, _ = scenarios(development=False, quick=args.quick)
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = train(subjects, QUICK if args.quick else TrainConfig(), args.bundles or Path(folder), args.jobs)
+        with workers(args.jobs) as pool:
+            of = [pool.submit(_days, name, s, bundles[name], args.quick) for name, s in subjects.items()]
+            found = [f for future in of for f in future.result()]
     if not args.json:
         print(f"{machine()}\n{table(rows(found))}")
     return finish({"machine": machine(), "quick": args.quick, "days": [asdict(f) for f in found]}, acceptance(found), args.json)

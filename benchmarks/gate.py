@@ -3,8 +3,9 @@
 Aligner and gate see a scenario's calibration trials without labels. Afterwards the candidate and the incumbent (generation 0, or
 in a third of the scenarios an earlier generation) are scored on its later trials, R2 in per cent. Simulated subjects have 48
 channels and bins of 50 ms and are trained on a day of 140 trials; the recorded days are the isometric pair. With --development
-the simulated subjects are others and no recorded day is among them: there thresholds are chosen, never on those reported. A good
-scenario counts as good only if the candidate decodes better than the incumbent, or if there was no candidate.
+the simulated subjects are others and no recorded day is among them: there thresholds are chosen, never on those reported. A day
+whose drift score says 'do not align' is not aligned and has no candidate. A good scenario counts as good only if the candidate
+decodes better than the incumbent, or if there was no candidate.
 """
 
 from __future__ import annotations

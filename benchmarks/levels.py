@@ -69,7 +69,8 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     args = parser.parse_args()
-    subjects, levels = (SUBJECTS[:1], LEVELS[1::4]) if args.quick else (SUBJECTS, tuple(args.levels or LEVELS))
+    subjects = SUBJECTS[:1] if args.quick else SUBJECTS
+    levels = tuple(args.levels or (LEVELS[1::4] if args.quick else LEVELS))
     with workers(args.jobs) as pool:
         found = np.array(list(pool.map(one_subject, subjects, [levels] * len(subjects))))
     mean = found.mean(0)

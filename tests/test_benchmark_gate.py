@@ -1,8 +1,10 @@
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bci_align.alignment.erdiff import Candidate
 from bci_align.alignment.gate import Verdict
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle
@@ -13,7 +15,8 @@ from bci_align.models.encoder import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.training import train_bundle
 from bci_align_sim.scenario_days import Plan, SimulatedSubject
-from benchmarks.gate import accept, decode, renormalised, run, scenarios
+from benchmarks.gate import accept, align, decode, renormalised, run, scenarios
+from benchmarks.gate_candidates import kept
 from benchmarks.gate_report import Outcome, acceptance, per_scenario
 
 SMALL = TrainConfig(epochs=15, prior_epochs=5, prior_width=16, hidden=32, latents=8, min_trials=10)
@@ -52,6 +55,31 @@ def test_scenarios_end_to_end_in_this_process_and_in_others(bundle: Bundle) -> N
     drift = here[2]
     assert drift.gain is not None and drift.gain > 1  # re-normalisation helps on a normal day
     assert here[0].kind == "bad" and here[1].kind == "no drift" and drift.kind == "good"
+
+
+def test_candidates_are_kept_for_the_same_question_alone(bundle: Bundle, tmp_path: Path) -> None:
+    asked = []
+
+    def made(b: Bundle, trials: UnlabelledTrials, seed: int) -> Candidate:
+        asked.append(seed)
+        return Candidate(renormalise(b.read_in, trials), trials.channels, {}, np.arange(24) if seed else None)
+
+    today, other = (PLANS[i].make({"s": SUBJECT}).calibration for i in (2, 3))
+    for seed in (0, 1, 0, 1):
+        found = kept(tmp_path, made, bundle, today, seed)
+        for name in ("mean", "gain", "weight", "bias"):
+            np.testing.assert_array_equal(getattr(found.read_in, name), getattr(renormalise(bundle.read_in, today), name))
+        assert (found.matched is None) == (seed == 0)
+    assert asked == [0, 1]
+    kept(tmp_path, made, bundle, other, 0)  # other trials
+    kept(tmp_path, made, replace(bundle, read_in=renormalise(bundle.read_in, other)), today, 0)  # another incumbent
+    assert asked == [0, 1, 0, 0]
+
+
+def test_a_day_without_drift_is_not_aligned(bundle: Bundle) -> None:
+    source = bundle.source_trials()
+    with pytest.raises(Refused, match="do not align"):
+        align(bundle, source, 0)
 
 
 def test_aligner_and_gate_see_the_incumbent_that_is_scored(bundle: Bundle) -> None:
