@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bci_align.bundle.graph import INPUTS, OUTPUTS
 from bci_align.decoders import Decoder, Floats
 from bci_align.errors import MismatchError
 from bci_align.models.encoder import ReadIn
 
 _BOUND = 4
-"""Read-ins that stay bound to the core: those of the live loop, incumbent, candidate and the one before, and one to spare."""
+"""Read-ins whose bindings are kept: the incumbent's, a candidate's, and those just before."""
 
 
 class State(NamedTuple):
@@ -32,7 +31,8 @@ class State(NamedTuple):
 class Pipeline:
     """One frozen core and its velocity decoder; the read-in comes with every call, so incumbent and candidate share it.
 
-    States go in and come out as values of their own; between, the core works in buffers of the pipeline: one thread at a time.
+    Counts and state go through buffers that are bound to the session once, and so are the arrays of a read-in: handing ONNX
+    Runtime six arrays anew costs as much as a third of the step. One thread at a time.
 
     Parameters
     ----------
@@ -56,15 +56,12 @@ class Pipeline:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(onnx_core, options, providers=["CPUExecutionProvider"])
         self.decoder, self.scale, self.clamp = decoder, scale, clamp
-        self._hidden = hidden
-        shapes = {a.name: a.shape for a in (*self._session.get_inputs(), *self._session.get_outputs())}
-        # The core reads and writes these: to hand over arrays by name costs as much as a third of the step.
-        self._counts, self._core, self._latents, self._core_out = (
-            np.zeros(shapes[name], np.float32) for name in ("counts", "state", *OUTPUTS)
+        shapes = {i.name: tuple(i.shape) for i in (*self._session.get_inputs(), *self._session.get_outputs())}
+        self._counts, self._state, self._latents, self._state_out = (
+            np.zeros(shapes[name], np.float32) for name in ("counts", "state", "latents", "state_out")
         )
-        self._bound: deque[tuple[ReadIn, ort.IOBinding]] = deque(maxlen=_BOUND)
-        self._of: ReadIn | None = None
-        self._binding: ort.IOBinding | None = None
+        self._hidden = hidden
+        self._bound: deque[tuple[ReadIn, dict[str, NDArray[np.float32]], Any]] = deque(maxlen=_BOUND)
 
     def state0(self) -> State:
         """Give the state before the first bin."""
@@ -75,26 +72,25 @@ class Pipeline:
     ) -> tuple[NDArray[np.float32], Floats]:
         """Step the core alone: ``(core state (1, H), whitened latents (d,))`` for one bin of counts (C,)."""
         if counts.shape != self._counts.shape[1:]:
-            raise MismatchError(f"counts: expected {self._counts.shape[1]} channels, found an array of shape {counts.shape}")
-        np.copyto(self._counts[0], counts)
-        np.copyto(self._core, core)
-        if read_in is not self._of:
-            self._of, self._binding = read_in, self._bind(read_in)
-        self._session.run_with_iobinding(self._binding)
-        return self._core_out.copy(), self._latents[0].astype(np.float64)
+            raise ValueError(f"counts: expected {self._counts.shape[1]} channels, found shape {counts.shape}")
+        self._counts[0] = counts
+        self._state[:] = core
+        self._session.run_with_iobinding(self._binding(read_in))
+        return self._state_out.copy(), self._latents[0].astype(np.float64)
 
-    def _bind(self, read_in: ReadIn) -> ort.IOBinding:
-        """The core bound to its buffers and to ``read_in``, both of which the binding keeps."""
-        for bound, binding in self._bound:
-            if bound is read_in:
+    def _binding(self, read_in: ReadIn) -> Any:
+        """The buffers and the arrays of ``read_in`` as ONNX Runtime takes them; made when a read-in is first met."""
+        for known, _, binding in self._bound:
+            if known is read_in:
                 return binding
+        # Bound by address, so the arrays are kept beside the binding: they may be copies.
+        arrays = {k: np.ascontiguousarray(getattr(read_in, k), np.float32) for k in ("mean", "gain", "weight", "bias")}
         binding = self._session.io_binding()
-        inputs = {"counts": self._counts, "state": self._core} | {name: getattr(read_in, name) for name in INPUTS[2:]}
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array, np.float32))
-        for name, array in zip(OUTPUTS, (self._latents, self._core_out), strict=True):
-            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._bound.append((read_in, binding))
+        for name, a in (arrays | {"counts": self._counts, "state": self._state}).items():
+            binding.bind_input(name, "cpu", 0, np.float32, a.shape, a.ctypes.data)
+        for name, a in (("latents", self._latents), ("state_out", self._state_out)):
+            binding.bind_output(name, "cpu", 0, np.float32, a.shape, a.ctypes.data)
+        self._bound.append((read_in, arrays, binding))
         return binding
 
     def step(self, state: State, counts: NDArray[np.float32], read_in: ReadIn) -> tuple[State, Floats, bool]:
