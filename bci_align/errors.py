@@ -63,13 +63,7 @@ class Refused(BciAlignError):
     exit_code = 3
 
 
-class Differs(BciAlignError):
-    """A recording that does not decode to what it says was decoded."""
+class Unfit(BciAlignError):
+    """A computer that a check found unfit for decoding; nothing was changed."""
 
-    exit_code = 4
-
-
-class AuditError(BciAlignError):
-    """A log of decisions in which a line was changed, removed, added or moved."""
-
-    exit_code = 4
+    exit_code = 1
