@@ -5,20 +5,17 @@ Offline scoring, the gate and the live loop all call :meth:`Pipeline.step`; ther
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from bci_align.bundle.graph import OUTPUTS
 from bci_align.decoders import Decoder, Floats
 from bci_align.errors import MismatchError
 from bci_align.models.encoder import ReadIn
-
-_BOUND = 4
-"""Read-ins whose bindings are kept: the incumbent's, a candidate's, and those just before."""
 
 
 class State(NamedTuple):
@@ -30,9 +27,6 @@ class State(NamedTuple):
 
 class Pipeline:
     """One frozen core and its velocity decoder; the read-in comes with every call, so incumbent and candidate share it.
-
-    Counts and state go through buffers that are bound to the session once, and so are the arrays of a read-in: handing ONNX
-    Runtime six arrays anew costs as much as a third of the step. One thread at a time.
 
     Parameters
     ----------
@@ -56,12 +50,7 @@ class Pipeline:
         options.log_severity_level = 3
         self._session = ort.InferenceSession(onnx_core, options, providers=["CPUExecutionProvider"])
         self.decoder, self.scale, self.clamp = decoder, scale, clamp
-        shapes = {i.name: tuple(i.shape) for i in (*self._session.get_inputs(), *self._session.get_outputs())}
-        self._counts, self._state, self._latents, self._state_out = (
-            np.zeros(shapes[name], np.float32) for name in ("counts", "state", "latents", "state_out")
-        )
         self._hidden = hidden
-        self._bound: deque[tuple[ReadIn, dict[str, NDArray[np.float32]], Any]] = deque(maxlen=_BOUND)
 
     def state0(self) -> State:
         """Give the state before the first bin."""
@@ -71,27 +60,18 @@ class Pipeline:
         self, core: NDArray[np.float32], counts: NDArray[np.float32], read_in: ReadIn
     ) -> tuple[NDArray[np.float32], Floats]:
         """Step the core alone: ``(core state (1, H), whitened latents (d,))`` for one bin of counts (C,)."""
-        if counts.shape != self._counts.shape[1:]:
-            raise ValueError(f"counts: expected {self._counts.shape[1]} channels, found shape {counts.shape}")
-        self._counts[0] = counts
-        self._state[:] = core
-        self._session.run_with_iobinding(self._binding(read_in))
-        return self._state_out.copy(), self._latents[0].astype(np.float64)
-
-    def _binding(self, read_in: ReadIn) -> Any:
-        """The buffers and the arrays of ``read_in`` as ONNX Runtime takes them; made when a read-in is first met."""
-        for known, _, binding in self._bound:
-            if known is read_in:
-                return binding
-        # Bound by address, so the arrays are kept beside the binding: they may be copies.
-        arrays = {k: np.ascontiguousarray(getattr(read_in, k), np.float32) for k in ("mean", "gain", "weight", "bias")}
-        binding = self._session.io_binding()
-        for name, a in (arrays | {"counts": self._counts, "state": self._state}).items():
-            binding.bind_input(name, "cpu", 0, np.float32, a.shape, a.ctypes.data)
-        for name, a in (("latents", self._latents), ("state_out", self._state_out)):
-            binding.bind_output(name, "cpu", 0, np.float32, a.shape, a.ctypes.data)
-        self._bound.append((read_in, arrays, binding))
-        return binding
+        latents, core = self._session.run(
+            OUTPUTS,
+            {
+                "counts": counts[None],
+                "state": core,
+                "mean": read_in.mean,
+                "gain": read_in.gain,
+                "weight": read_in.weight,
+                "bias": read_in.bias,
+            },
+        )
+        return core, latents[0].astype(np.float64)
 
     def step(self, state: State, counts: NDArray[np.float32], read_in: ReadIn) -> tuple[State, Floats, bool]:
         """Decode one bin of ``counts`` (C,) float32: ``(state, output (K,) in physical units, whether it was clamped)``."""
