@@ -1,9 +1,9 @@
 """Latency, side by side in one run: the bare ONNX Runtime step, our decode step, and a bin's way through the live system.
 
-* bare: ``session.run`` of the bundle's core graph with prepared feeds; ours: ``DecodeLoop.on_bin`` (checks, read-in, core, decoder,
-  safety), turn about on the same bins, woken every 4 ms, with a real alignment running beside them or not;
+* bare: ``session.run`` of the bundle's core graph with prepared feeds; ours: ``DecodeLoop.on_bin`` (checks, read-in, core,
+  decoder, safety), turn about on the same bins, woken every 4 ms, with a real alignment running beside them or not;
 * receive to publish: from the bin's arrival in the decoder's process until the sink has it (the live system's own histograms, 3 %
-  wide), over LSL and ZeroMQ; round trip: from the rig's push until the rig has heard the decoded sample, both in the rig's process;
+  wide), over LSL and ZeroMQ; round trip: from the rig's push until the rig has heard the decoded sample;
 * late: round trip beyond one bin; "machine's": of these, what a do-nothing loop on the same core was late by as well;
 * a swap's cost: what the first bin of a new generation takes beyond the median of the 20 bins around it;
 * control: a loop at the decoder's priority on every core that does nothing: how late the machine wakes anybody.

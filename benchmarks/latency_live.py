@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bci_align.runtime.latency import STAGES, quantile
 from numpy.typing import NDArray
 
 from bci_align.alignment.erdiff import align
@@ -23,8 +22,9 @@ from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig, LiveConfig
 from bci_align.errors import RuntimeFault
 from bci_align.runtime.aligner_process import Methods
+from bci_align.runtime.latency import STAGES, quantile
 from bci_align.runtime.live import LiveSystem
-from bci_align.runtime.replay import free_ports
+from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import UnlabelledTrials
 from benchmarks import latency_rig as rig
 from benchmarks.latency_control import Control, Lateness
@@ -105,7 +105,7 @@ class Found:
 def config_of(bundle: Bundle, kind: str, out: Path, real_time: bool, **more: Any) -> LiveConfig:
     """A live configuration on streams and ports of its own."""
     me = uuid.uuid4().hex[:8]
-    ports = free_ports(2)
+    ports = _free_ports(2)
     return LiveConfig.model_validate(
         {
             "bundle": str(bundle.path),
