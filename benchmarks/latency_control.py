@@ -40,6 +40,11 @@ class Lateness:
             out[i] = late[inside].max() if inside.any() else 0.0
         return out
 
+    def between(self, since: float, until: float) -> Lateness:
+        """Those whose deadlines lie between two times."""
+        inside = (self.due >= since) & (self.due <= until)
+        return Lateness(self.due[inside], self.late[inside])
+
     def summary(self) -> dict[str, float]:
         """Quantiles in milliseconds and ``n``."""
         return quantiles_ms(self.late) | {"n": float(len(self.late))}
@@ -75,7 +80,7 @@ class Control:
 
     def wait_ready(self) -> str:
         """Wait for all of them; what scheduler they have."""
-        return str([h.wait("ready", 60.0)["scheduler"] for h in self._loops][0])
+        return str(next(iter([h.wait("ready", 60.0)["scheduler"] for h in self._loops])))
 
     def stop(self) -> Lateness:
         """End the loops; how late they were."""

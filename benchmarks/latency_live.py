@@ -126,7 +126,7 @@ def run(condition: Condition, bundle: Bundle, folder: Path) -> Found:
     begin = {"calibration_trials": TRIALS, "gate": {"min_trials": 1}, "align": {"min_trials": TRIALS, "refine_from": TRIALS}}
     config = config_of(bundle, c.kind, folder / f"live-{uuid.uuid4().hex[:6]}", c.real_time, **(begin if c.aligning else never))
     lead = round((LEAD_ALIGNING_S if c.aligning else LEAD_S) / c.bin_s)
-    plan = rig.Plan(config.source, config.sink, c.channels, c.bin_s, lead + c.bins, str(folder / "rig.npz"))
+    plan = rig.Plan(config.source, config.sink, c.channels, c.bin_s, lead + c.bins, str(folder / "rig.npz"), drifted=False)
     reports: list[Report] = []
     control = Control(c.real_time, folder)
     try:
@@ -156,4 +156,5 @@ def run(condition: Condition, bundle: Bundle, folder: Path) -> Found:
         raise RuntimeFault(f"the aligner did not begin within {LEAD_ALIGNING_S:g} s")
     stages = {name: after[i] - before[i] for i, name in enumerate(STAGES)}
     ready = next(r["scheduler"] for r in reports if r["report"] == "ready" and r["from"] == "decoder")
-    return Found(c, rig.Heard.load(plan.out), lead, stages, lateness, ready, reports)
+    heard = rig.Heard.load(plan.out)
+    return Found(c, heard, lead, stages, lateness.between(heard.pushed[lead], heard.pushed[-1]), ready, reports)

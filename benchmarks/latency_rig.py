@@ -36,7 +36,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rig does: ``bins`` of the simulated subject ``seed`` over the transport of ``source`` and ``sink``."""
+    """What a rig does: ``bins`` of a simulated subject over the transport of ``source`` and ``sink``."""
 
     source: SourceConfig
     sink: SinkConfig
@@ -44,15 +44,17 @@ class Plan:
     bin_s: float
     bins: int
     out: str
-    real_time: bool = True
-    seed: int = 0
+    drifted: bool = True
+    """Whether the day is one on which the array has drifted: some channels are silent then."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What a rig noted, one entry per bin (n,): ``due``, ``pushed`` and ``heard`` in seconds of ``time.monotonic`` (NaN: no
-    answer), ``t`` its stamp on the sender's clock; ``answers`` how many samples came for it, ``t_out``, ``generation`` and
-    ``flags`` of the first. ``order``: sequence numbers of all samples in the order in which they came.
+    """What a rig noted, one entry per bin (n,).
+
+    ``due``, ``pushed`` and ``heard`` in seconds of ``time.monotonic`` (NaN: not pushed, no answer), ``t`` its stamp on the
+    sender's clock; ``answers`` how many samples came for it, ``t_out``, ``generation`` and ``flags`` of the first. ``order``:
+    sequence numbers of all samples in the order in which they came.
     """
 
     due: Floats
@@ -79,15 +81,15 @@ class Heard:
     def chains(self, generation: Integers) -> tuple[str, str]:
         """SHA-256 over (seq, generation, t) of all bins as they were sent, and of all samples as they came back.
 
-        ``generation`` (n,) is what must have decoded each bin, by what the live system said of its swaps.
+        ``generation`` (m,) is what must have decoded each bin that was sent, by what the live system said of its swaps.
         """
-        sent = chain(zip(range(len(self.t)), generation.tolist(), self.t.tolist(), strict=True))
+        sent = chain((k, int(g), float(self.t[k])) for k, g in enumerate(generation.tolist()))
         order = self.order.tolist()
         back = chain((k, int(self.generation[k]), float(self.t_out[k])) for k in order)
         return sent, back
 
 
-def chain(rows: Iterator[tuple[int, int, float]] | zip[tuple[int, int, float]]) -> str:
+def chain(rows: Iterator[tuple[int, int, float]]) -> str:
     """Each row's hash goes into the next one's, so that no bin can be missing, changed, moved or there twice."""
     link = b""
     for row in rows:
@@ -111,8 +113,9 @@ class _Ear(threading.Thread):
         super().__init__(name="rig ear", daemon=True)
         self._inlet = inlet
         self.heard, self.t_out = np.full(bins, np.nan), np.full(bins, np.nan)
-        self.answers, self.generation, self.flags = (np.zeros(bins, np.int64) for _ in range(3))
-        self.order = np.zeros(2 * bins + 1000, np.int64)
+        # Touched at once, so that the process does not grow while it plays.
+        self.answers, self.generation, self.flags = (np.full(bins, 0, np.int64) for _ in range(3))
+        self.order = np.full(2 * bins + 1000, 0, np.int64)
         self.n = 0
         self.last = -1
         self.stale = 0
@@ -148,8 +151,8 @@ class _Ear(threading.Thread):
 
 def run(plan: Plan, pipe: Pipe) -> None:
     """One rig: announce, wait for the decoder and for the parent's word, play, stay until all is answered, write ``plan.out``."""
-    day = days(plan.seed, plan.channels, plan.bin_s)[1]
-    scheduler = real_time(plan.real_time)  # before any LSL or ZeroMQ object: their threads inherit it
+    day = days(0, plan.channels, plan.bin_s)[plan.drifted]
+    scheduler = real_time(True)  # before any LSL or ZeroMQ object: their threads inherit it
     outlet, inlet = make_rig(plan.source.kind, plan.source, plan.sink)
     due, pushed, t = (np.full(plan.bins, np.nan) for _ in range(3))
     ear = _Ear(inlet, plan.bins)
@@ -183,8 +186,10 @@ def run(plan: Plan, pipe: Pipe) -> None:
             if pushed[k] - told > 1.0:
                 told = float(pushed[k])
                 pipe.send(sent=k + 1, heard=ear.n, stale=ear.stale)
+                if pipe.told():  # to end early
+                    break
         patience = time.monotonic() + LINGER_S
-        while ear.last < plan.bins - 1 and time.monotonic() < patience:
+        while ear.last < k and time.monotonic() < patience:
             time.sleep(0.02)
         time.sleep(0.2)  # for what comes twice
         ear.stop = True

@@ -81,7 +81,7 @@ def loop(plan: Plan, pipe: Pipe) -> None:
     options.log_severity_level = 3
     core = (Path(plan.bundle) / "core.onnx").read_bytes()
     session = ort.InferenceSession(core, options, providers=["CPUExecutionProvider"])
-    counts = days(0, plan.channels, plan.bin_s)[1].counts.astype(np.float32)
+    counts = days(0, plan.channels, plan.bin_s)[0].counts.astype(np.float32)
     feeds = {"counts": counts[:1].copy(), "state": pipeline.state0().core}
     feeds |= {k: getattr(first, k) for k in ("mean", "gain", "weight", "bias")}
     ours = DecodeLoop(pipeline, first, 0, plan.bin_s, scale=pipeline.scale, promotion=PROMOTION)

@@ -12,6 +12,7 @@ from bci_align.config import LiveConfig
 from bci_align.errors import BundleError
 from bci_align.runtime import doctor, jitter, machine
 from bci_align.runtime.doctor import Finding
+from bci_align.runtime.shared import Shared
 
 FINEST_S = 0.005
 """Period of the jitter run's deadlines, or the bin width if that is less: 20 s of them show one wake-up in 4,000."""
@@ -29,6 +30,7 @@ def examine(
     loaded, broken = _bundle(config)
     bin_s = BIN_S if loaded is None else loaded.manifest.bin_s
     channels = doctor.CHANNELS if loaded is None else len(loaded.manifest.channels)
+    needed = Shared.nbytes(channels, jitter.HIDDEN if loaded is None else loaded.manifest.hidden)
     out = Path("." if config is None else config.out)
     found = machine.lsl_discovery(doctor.LSL_S)
     progress("looking", 1, 3)
@@ -40,7 +42,8 @@ def examine(
     ahead, taken_s, started = machine.lsl_clock(), machine.stolen_s(), time.monotonic()
     period = min(bin_s, FINEST_S)
     path = None if loaded is None or config is None else config.bundle
-    plans = [jitter.Plan(seconds, period, real_time, channels, path) for real_time in (True, False)]
+    core = None if known is None else known.decoder_core
+    plans = [jitter.Plan(seconds, period, *how, channels, path) for how in ((True, core), (False, None))]
     done = 0
 
     def tell(so_far: float) -> None:
@@ -69,7 +72,7 @@ def examine(
         doctor.lsl(*machine.lsl_file(), found, config is None or "lsl" in (config.source.kind, config.sink.kind)),
         doctor.curve(machine.curve()),
         doctor.ports(machine.taken(_bound(config))),
-        doctor.shared_memory(machine.free_bytes(Path("/dev/shm")) if Path("/dev/shm").exists() else None, 64 * 2**20),
+        doctor.shared_memory(machine.free_bytes(Path("/dev/shm")) if Path("/dev/shm").exists() else None, needed),
         doctor.disk(str(out), machine.free_bytes(out), syncs),
         doctor.gpu(providers, listed),
         Finding("ok", "versions", ", ".join(f"{k} {v}" for k, v in versions.items())),

@@ -42,7 +42,7 @@ _START_S = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """One process's run: ``seconds`` of deadlines every ``period_s``, on the real-time scheduler where ``real_time``.
+    """One process's run: ``seconds`` of deadlines every ``period_s``, on the real-time scheduler where ``real_time``, on ``core``.
 
     ``bundle`` is the directory of the bundle whose step is taken; None: an untrained one of ``channels``.
     """
@@ -50,6 +50,7 @@ class Plan:
     seconds: float
     period_s: float
     real_time: bool
+    core: int | None = None
     channels: int = 96
     bundle: str | None = None
 
@@ -202,7 +203,7 @@ def _loop(plan: Plan, pipe: Connection[Any, Any]) -> None:
     process.ignore_interrupts()
     try:
         work = step_of(plan)
-        scheduler = process.real_time() if plan.real_time else "default scheduler"
+        scheduler = process.real_time(True, plan.core) if plan.real_time else "default scheduler"
         granted = not plan.real_time or os.sched_getscheduler(0) == os.SCHED_FIFO
         late = measure(plan.seconds, plan.period_s, work, lambda so_far: send({"so_far": so_far}))
         arrays = {"wake_s": late.wake.tolist(), "done_s": late.done.tolist()}

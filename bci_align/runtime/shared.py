@@ -181,12 +181,21 @@ class Shared:
         self.mailbox = Mailbox(buffer[at_mailbox:], layout.channels, layout.hidden)
         self.tape = Tape(buffer[at_tape:], layout.channels, layout.outputs, Tape.room_for(layout.channels, layout.outputs))
 
+    @staticmethod
+    def capacity(channels: int) -> int:
+        """The capacity that a live system gives its ring, records."""
+        return min(_RECORDS, _RING_BYTES // Ring.nbytes(channels, 1))
+
+    @classmethod
+    def nbytes(cls, channels: int, hidden: int, outputs: int = 2) -> int:
+        """Bytes of the segment of a live system."""
+        return _offsets(Layout("", channels, hidden, cls.capacity(channels), outputs))[-1]
+
     @classmethod
     def create(cls, channels: int, hidden: int, capacity: int | None = None, outputs: int = 2) -> Shared:
         """Make a segment, all zeros, that :meth:`close` removes."""
-        if capacity is None:
-            capacity = min(_RECORDS, _RING_BYTES // Ring.nbytes(channels, 1))
-        layout = Layout(f"{PREFIX}{os.getpid()}_{secrets.token_hex(4)}", channels, hidden, capacity, outputs)
+        name = f"{PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
+        layout = Layout(name, channels, hidden, cls.capacity(channels) if capacity is None else capacity, outputs)
         segment = SharedMemory(layout.name, create=True, size=_offsets(layout)[-1])
         try:
             _reserve(segment)
