@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bci_align.alignment.erdiff import align
 from bci_align.alignment.gate import Verdict
@@ -22,7 +21,7 @@ from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig, LiveConfig
 from bci_align.errors import RuntimeFault
 from bci_align.runtime.aligner_process import Methods
-from bci_align.runtime.latency import STAGES, quantile
+from bci_align.runtime.latency import STAGES, Counts, quantile
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import UnlabelledTrials
@@ -72,7 +71,7 @@ class Found:
     condition: Condition
     heard: rig.Heard
     first: int
-    stages: dict[str, NDArray[np.int64]]
+    stages: dict[str, Counts]
     control: Lateness
     scheduler: str
     reports: list[Report] = field(repr=False)
@@ -119,6 +118,12 @@ def config_of(bundle: Bundle, kind: str, out: Path, real_time: bool, **more: Any
     )
 
 
+def _stages(live: LiveSystem) -> list[Counts]:
+    """Every stage's histogram so far, straight from the shared memory: a run's own summary is over all of it."""
+    latency = live._open().latency
+    return [latency.counts(i) for i in range(len(STAGES))]
+
+
 def run(condition: Condition, bundle: Bundle, folder: Path) -> Found:
     """Run it; raises what the live system raises."""
     c = condition
@@ -143,8 +148,8 @@ def run(condition: Condition, bundle: Bundle, folder: Path) -> Found:
                     reports += live.poll(0.1)
                     message = player.hear(0.0)
                     if before is None and live.decoded() >= lead:
-                        before = live.latency_counts()
-                after = live.latency_counts()
+                        before = _stages(live)
+                after = _stages(live)
                 lateness = control.stop()
                 reports += live.stop()
             player.tell()

@@ -1,4 +1,4 @@
-"""An hour in front of a participant: 180,000 bins of 20 ms, 50 swaps, alignment running, and what became of every bin.
+"""An hour in front of a participant: 180,000 bins of 20 ms, 50 swaps, alignment running, and what became of each.
 
 Real: a rig process (SCHED_FIFO where granted, paced on a fixed grid) with a real LSL outlet or ZeroMQ socket that plays a simulated
 subject's drifted day over and over, trial by trial; the whole live system (decoder, standby, aligner, recorder, their shared
@@ -86,7 +86,8 @@ def soak(minutes: float, swaps: int, channels: int, over: str, folder: Path) -> 
     every_s = (60 * minutes - COLLECT_S - TAIL_S) / (swaps + max(1, swaps // 20))  # a few to spare: a shadow may refuse one
     plan = rig.Plan(settings.source, settings.sink, channels, BIN_S, bins, str(folder / "rig.npz"))
     control = Control(True, folder)
-    told, memory, error, status, stale = Told(), Memory(), None, {}, 0
+    told, memory, error, stale = Told(), Memory(), None, 0
+    status: dict[str, Any] = {}
     try:
         with Helper("rig", rig.run, plan) as player:
             player.wait("open", READY_S)
@@ -161,8 +162,7 @@ def recorded(out: Path) -> int | None:
     if len(files) != 1:
         return None
     with Recording(files[0]) as r:
-        ops = r.dtype.fields["op"][1]
-        return sum(int.from_bytes(row[ops : ops + 8].tobytes(), sys.byteorder) == Op.BIN for row in r.rows())
+        return sum(int(row.view(r.dtype)["op"][0]) == Op.BIN for row in r.rows())
 
 
 def audited(out: Path) -> str:

@@ -42,7 +42,7 @@ _START_S = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """One process's run: ``seconds`` of deadlines every ``period_s``, on the real-time scheduler where ``real_time``, on ``core``.
+    """One process's run: ``seconds`` of deadlines every ``period_s``, on the real-time scheduler (and ``core``) if ``real_time``.
 
     ``bundle`` is the directory of the bundle whose step is taken; None: an untrained one of ``channels``.
     """

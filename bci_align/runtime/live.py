@@ -34,7 +34,6 @@ from bci_align.runtime import committed
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.control import ControlServer
 from bci_align.runtime.desk import Desk
-from bci_align.runtime.latency import STAGES, Counts
 from bci_align.runtime.metrics import MetricsServer, Page
 from bci_align.runtime.process import OrderlyExit, as_child
 from bci_align.runtime.reports import Report, as_error
@@ -146,11 +145,6 @@ class LiveSystem:
         """What the processes have counted so far: ``bins``, ``gaps``, ``bad``, ``marks`` and ``trials``."""
         s = self._open()
         return {c.name.lower(): s.get(c) for c in (Cell.BINS, Cell.GAPS, Cell.BAD, Cell.MARKS, Cell.TRIALS)}
-
-    def latency_counts(self) -> list[Counts]:
-        """How many bins took how long so far: buckets of every stage of :mod:`bci_align.runtime.latency`."""
-        s = self._open()
-        return [s.latency.counts(i) for i in range(len(STAGES))]
 
     def marks(self) -> int:
         """Trial starts and ends that the decoder has taken in."""
