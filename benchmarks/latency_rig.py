@@ -90,10 +90,13 @@ class Heard:
 
 
 def chain(rows: Iterator[tuple[int, int, float]]) -> str:
-    """Each row's hash goes into the next one's, so that no bin can be missing, changed, moved or there twice."""
+    """Each row's hash goes into the next one's, so that no bin can be missing, changed, moved or there twice.
+
+    Times count to the nanosecond, which is what ZeroMQ's messages hold of them.
+    """
     link = b""
-    for row in rows:
-        link = hashlib.sha256(link + struct.pack("<qqd", *row)).digest()
+    for seq, generation, t in rows:
+        link = hashlib.sha256(link + struct.pack("<qqq", seq, generation, round(t * 1e9))).digest()
     return link.hex()
 
 

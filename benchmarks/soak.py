@@ -1,9 +1,9 @@
 """An hour in front of a participant: 180,000 bins of 20 ms, 50 swaps, alignment running, and what became of each.
 
-Real: a rig process (SCHED_FIFO where granted, paced on a fixed grid) with a real LSL outlet or ZeroMQ socket that plays a simulated
-subject's drifted day over and over, trial by trial; the whole live system (decoder, standby, aligner, recorder, their shared
-memory, recording, audit log); ERDiff alignment to the trials just collected, the gate's judgement, the new generation on the
-disk, its shadow on live bins, promotion between two trials, probation, commit.
+Real: a rig process (SCHED_FIFO where granted, paced on a fixed grid) with a real LSL outlet or ZeroMQ socket that plays a
+simulated subject's drifted day over and over, trial by trial; the whole live system (decoder, standby, aligner, recorder, their
+shared memory, recording, audit log); ERDiff alignment to the trials just collected, the gate's judgement, the new generation on
+the disk, its shadow on live bins, promotion between two trials, probation, commit.
 
 Not real: the bundle is untrained (its size is that of a trained one, its output means nothing), so what the gate says is kept and
 overruled; a refinement takes 20 steps instead of 60; between two candidates the aligner aligns to the source day's trials, again

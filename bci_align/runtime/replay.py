@@ -183,11 +183,9 @@ def _summarise(result: ReplayResult) -> None:
             verdict = verdicts[r["generation"]]
             swap = {k: r[k] for k in ("bin", "generation", "warm_from_seq")}
             result.swaps.append(swap | {"path": verdict["path"], "verdict": verdict})
-        elif kind == "rolled_back":
-            result.notes.append(f"generation {r['generation']} was rolled back at bin {r['bin']}: {r['reason']}")
-        elif kind == "aligner_died":
-            aligning = None
-            result.notes.append(f"the aligner died ({r['reason']}); decoding went on without it")
+        elif kind == "died":
+            aligning = None if r["who"] == "aligner" else aligning
+            result.notes.append(f"the {r['who']} died ({r['reason']}); decoding went on")
         elif kind in ("missed", "log_failed"):
             result.notes.append(f"{kind}: {r.get('records', r.get('reason'))}")
     if aligning is not None:
