@@ -60,24 +60,34 @@ class Pipeline:
         self, core: NDArray[np.float32], counts: NDArray[np.float32], read_in: ReadIn
     ) -> tuple[NDArray[np.float32], Floats]:
         """Step the core alone: ``(core state (1, H), whitened latents (d,))`` for one bin of counts (C,)."""
-        latents, core = self._session.run(
-            OUTPUTS,
-            {
-                "counts": counts[None],
-                "state": core,
-                "mean": read_in.mean,
-                "gain": read_in.gain,
-                "weight": read_in.weight,
-                "bias": read_in.bias,
-            },
-        )
-        return core, latents[0].astype(np.float64)
+        if counts.shape != self._counts.shape[1:]:
+            raise MismatchError(f"counts: expected {self._counts.shape[1]} channels, found an array of shape {counts.shape}")
+        self._counts[0] = counts
+        self._core[:] = core
+        if read_in is not self._of:
+            self._of, self._binding = read_in, self._bind(read_in)
+        self._session.run_with_iobinding(self._binding)
+        return self._core_out.copy(), self._latents[0].astype(np.float64)
+
+    def _bind(self, read_in: ReadIn) -> ort.IOBinding:
+        """The core bound to its buffers and to ``read_in``, both of which the binding keeps."""
+        for bound, binding in self._bound:
+            if bound is read_in:
+                return binding
+        binding = self._session.io_binding()
+        inputs = {"counts": self._counts, "state": self._core} | {name: getattr(read_in, name) for name in INPUTS[2:]}
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array, np.float32))
+        for name, array in zip(OUTPUTS, (self._latents, self._core_out), strict=True):
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._bound.append((read_in, binding))
+        return binding
 
     def step(self, state: State, counts: NDArray[np.float32], read_in: ReadIn) -> tuple[State, Floats, bool]:
         """Decode one bin of ``counts`` (C,) float32: ``(state, output (K,) in physical units, whether it was clamped)``."""
         core, latents = self.encode(state.core, counts, read_in)
         decoder, y = self.decoder.step(state.decoder, latents)
-        clamped = bool(np.count_nonzero(np.abs(y) > self.clamp))
+        clamped = True in (np.abs(y) > self.clamp).tolist()
         if clamped:
             y = np.clip(y, -self.clamp, self.clamp)
         return State(core, decoder), y * self.scale, clamped

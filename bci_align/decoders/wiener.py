@@ -53,7 +53,7 @@ class Wiener:
     def step(self, state: Floats, latents: Floats) -> tuple[Floats, Floats]:
         """Push one bin into the lag line and decode."""
         line = np.concatenate([latents, state])
-        return line[: len(state)], line @ self.weight + self.bias
+        return line[: len(state)], line.dot(self.weight) + self.bias
 
     def arrays(self) -> Arrays:
         """Give weight, bias and lags."""

@@ -41,6 +41,8 @@ _BAD, _CLAMPED, _IN_TRIAL = int(Flags.BAD_COUNTS), int(Flags.CLAMPED), int(Flags
 _STALE, _LOST, _MISMATCH = int(Flags.STALE), int(Flags.LOST), int(Flags.MISMATCH)
 _FROZEN, _BLENDING, _RESTARTED = int(Flags.FROZEN), int(Flags.BLENDING), int(Flags.RESTARTED)
 _MALFORMED = int(Flags.MALFORMED)
+_USUAL = {f: Flags(f) for f in (0, _IN_TRIAL, _CLAMPED, _IN_TRIAL | _CLAMPED)}
+"""Made once: to look a flag up in its class costs as much as a check of all channels."""
 
 
 class DecodeLoop:
@@ -168,7 +170,7 @@ class DecodeLoop:
             self._log.add(flags, self._now, seq, checked.culprits, missing=checked.missing)
         if self._pending:
             flags, self._pending = flags | self._pending, 0
-        return Decoded(seq, t, values, promoter.leader.generation, Flags(flags))
+        return Decoded(seq, t, values, promoter.leader.generation, _USUAL[flags] if flags in _USUAL else Flags(flags))
 
     def tick(self, now: float) -> Decoded | None:
         """What to publish while no bin comes, None for nothing; ``now`` in seconds of ``time.monotonic``, as ``Bin.arrived``."""

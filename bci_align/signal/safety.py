@@ -41,8 +41,8 @@ class Safety:
     def step(self, state: Floats, values: Floats) -> tuple[Floats, bool]:
         """Limit ``values`` (K,): the output, which is also the new state, and whether it was cut.
 
-        The acceleration is limited last and may leave the output faster than ``max_speed`` for none of its bins: both ends of
-        the change are within it. Values that are not finite become zero.
+        The acceleration is limited last, on the way between two outputs within ``max_speed``. Values that are not finite become
+        zero.
         """
         if not finite(values):
             return self._rest, True
@@ -50,9 +50,10 @@ class Safety:
         if self._speed is not None and (speed := norm(values)) > self._speed:
             values, cut = values * (self._speed / speed), True
         if self._step is not None:
-            change = values - state
+            with np.errstate(over="ignore"):
+                change = values - state
             if (size := norm(change)) > self._step:
-                values, cut = state + change * (self._step / size), True
+                values, cut = (state + change * (self._step / size) if size < math.inf else state), True
         return values, cut
 
     def decay(self, state: Floats) -> Floats:
@@ -65,11 +66,10 @@ class Safety:
 
 
 def norm(values: Floats) -> float:
-    """Euclidean norm, also of numbers whose squares overflow."""
-    size = math.sqrt(values.dot(values))
-    return size if size < math.inf else float(np.abs(values).max()) * math.sqrt(len(values))
+    """Euclidean norm, without a square that could overflow."""
+    return math.hypot(*values.tolist())
 
 
 def finite(x: NDArray[np.floating]) -> bool:
-    """Whether all numbers of an array are finite; one product where they are of sensible size."""
-    return math.isfinite(np.vdot(x, x)) or bool(np.isfinite(x).all())
+    """Whether all numbers of an array are finite."""
+    return np.count_nonzero(np.isfinite(x)) == x.size
