@@ -16,9 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.alignment.erdiff import align
-from bci_align.bundle.store import load_bundle
-from bci_align.config import AlignConfig
 from bci_align.errors import RuntimeFault
 from bci_align.runtime import process
 
@@ -121,6 +118,11 @@ def real_time(wanted: bool) -> str:
 
 def aligning(bundle: str, pipe: Pipe) -> None:
     """Run one real alignment after another, as the aligner's process does: nice 19, one thread, never idle."""
+    # Only here: the control loops start in a second without it.
+    from bci_align.alignment.erdiff import align
+    from bci_align.bundle.store import load_bundle
+    from bci_align.config import AlignConfig
+
     process.background()
     loaded = load_bundle(bundle)
     trials = loaded.source_trials()

@@ -50,6 +50,8 @@ STEPS = 20
 """Of a refinement."""
 COLLECT_S, TAIL_S = 20.0, 25.0
 """Stream until the first trials are there; after the last candidate is due, for shadow, a trial's end and probation."""
+EXTRA_MINUTES = 4.0
+"""Stream beyond the length asked for, at most, until all swaps are there: an alignment at nice 19 may have to wait for its turn."""
 LOOK_S = 10.0
 """Time between two looks at the memory."""
 
@@ -84,7 +86,8 @@ def soak(minutes: float, swaps: int, channels: int, over: str, folder: Path) -> 
     settings = config(bundle, over, folder)
     bins = round(60 * minutes / BIN_S)
     every_s = (60 * minutes - COLLECT_S - TAIL_S) / (swaps + max(1, swaps // 20))  # a few to spare: a shadow may refuse one
-    plan = rig.Plan(settings.source, settings.sink, channels, BIN_S, bins, str(folder / "rig.npz"))
+    most = bins + round(60 * EXTRA_MINUTES / BIN_S)
+    plan = rig.Plan(settings.source, settings.sink, channels, BIN_S, most, str(folder / "rig.npz"))
     control = Control(True, folder)
     told, memory, error, stale = Told(), Memory(), None, 0
     status: dict[str, Any] = {}
@@ -97,9 +100,8 @@ def soak(minutes: float, swaps: int, channels: int, over: str, folder: Path) -> 
                 while not (said := player.hear(0.0)) or "connected" not in said:
                     told.hear(live.poll(0.1), time.monotonic())
                 player.tell()
-                began = time.monotonic()
                 try:
-                    status, stale = _watch(live, player, told, memory, began, bins)
+                    status, stale = _watch(live, player, told, memory, (bins, swaps))
                 except BciAlignError as e:
                     error = str(e)
                     say(f"ended early: {e}")
@@ -119,15 +121,21 @@ def soak(minutes: float, swaps: int, channels: int, over: str, folder: Path) -> 
     return found
 
 
-def _watch(live: LiveSystem, player: Helper, told: Told, memory: Memory, began: float, bins: int) -> tuple[dict[str, Any], int]:
-    """Hear both until the rig is done; the live system's last status, and samples that answered no bin."""
-    minute, look, sent = 0, 0.0, {"sent": 0, "heard": 0, "stale": 0}
+def _watch(live: LiveSystem, player: Helper, told: Told, memory: Memory, wanted: tuple[int, int]) -> tuple[dict[str, Any], int]:
+    """Hear both until the rig is done, which it is told to be when bins and swaps are as many as ``wanted``.
+
+    Gives the live system's last status, and how many samples answered no bin.
+    """
+    began, minute, look, sent, ending = time.monotonic(), 0, 0.0, {"sent": 0, "heard": 0, "stale": 0}, False
     while True:
         told.hear(live.poll(0.25), time.monotonic())
         while (said := player.hear(0.0)) is not None:
             if "done" in said:
                 return live.status(), int(said["stale"])
             sent = said
+        if not ending and sent["sent"] >= wanted[0] and told.kinds["swapped"] >= wanted[1]:
+            ending = True
+            player.tell()
         now = time.monotonic() - began
         if now >= look:
             look += LOOK_S
@@ -138,7 +146,7 @@ def _watch(live: LiveSystem, player: Helper, told: Told, memory: Memory, began: 
             latest = {k: f"{v[-1]:.0f}" for k, v in memory.mb.items()}
             trip = status["latency"]["total"]
             say(
-                f"minute {minute}: {sent['sent']} of {bins} sent, {sent['heard']} heard, {told.kinds['swapped']} swaps, "
+                f"minute {minute}: {sent['sent']} of {wanted[0]} sent, {sent['heard']} heard, {told.kinds['swapped']} swaps, "
                 f"{told.kinds['dropped']} dropped, late in the decoder {status['late']}, "
                 f"receive to publish p99.9 {1e3 * trip['p99.9']:.2f} ms, memory MB {latest}"
             )

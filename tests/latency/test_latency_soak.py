@@ -98,6 +98,7 @@ def test_time_at_work_is_from_aligning_to_verdict() -> None:
     assert not told.of("progress")
 
 
+@pytest.mark.timeout(600)
 def test_a_minute_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "soak.json"
     monkeypatch.setattr("sys.argv", ["soak", "--minutes", "1", "--channels", "32", "--out", str(out)])
@@ -106,7 +107,7 @@ def test_a_minute_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     rows = {r["name"]: r for r in report["acceptance"]}
     # How late bins are is this machine's business, and no assertion of a test.
     assert [name for name, r in rows.items() if not r["met"] and not name.startswith("bins late")] == []
-    assert report["bins"] == report["recorded_bins"] == 3000
+    assert report["bins"] == report["recorded_bins"] >= 3000
     assert len(report["swaps"]) >= 1
     assert report["memory_growth_mb"] is None
     printed = capsys.readouterr()
