@@ -6,6 +6,7 @@ two threads on the real-time scheduler where that is granted, which nothing but 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import struct
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.config import SinkConfig, SourceConfig
+from bci_align.errors import StreamError
 from bci_align.runtime.player import script
 from bci_align.session.types import Session
 from bci_align.streams.contract import Bin, Decoded, Flags, RigInlet, StreamSpec, TrialEvent
@@ -54,7 +56,7 @@ class Heard:
 
     ``due``, ``pushed`` and ``heard`` in seconds of ``time.monotonic`` (NaN: not pushed, no answer), ``t`` its stamp on the
     sender's clock; ``answers`` how many samples came for it, ``t_out``, ``generation`` and ``flags`` of the first. ``order``:
-    sequence numbers of all samples in the order in which they came.
+    sequence numbers of all samples in the order in which they came. ``losses``: how often the decoder's output went away.
     """
 
     due: Floats
@@ -66,6 +68,7 @@ class Heard:
     generation: Integers
     flags: Integers
     order: Integers
+    losses: int | Integers = 0
 
     @classmethod
     def load(cls, path: str | Path) -> Heard:
@@ -110,7 +113,7 @@ def items(session: Session, bins: int) -> Iterator[tuple[list[TrialEvent], NDArr
 
 
 class _Ear(threading.Thread):
-    """Notes every sample; alone touches the inlet."""
+    """Notes every sample, and connects again when the decoder's output goes: another decoder may take over."""
 
     def __init__(self, inlet: RigInlet, bins: int) -> None:
         super().__init__(name="rig ear", daemon=True)
@@ -121,7 +124,7 @@ class _Ear(threading.Thread):
         self.order = np.full(2 * bins + 1000, 0, np.int64)
         self.n = 0
         self.last = -1
-        self.stale = 0
+        self.stale = self.losses = 0
         self.error: Exception | None = None
         self.stop = False
 
@@ -129,12 +132,24 @@ class _Ear(threading.Thread):
         """Hear until told to stop."""
         try:
             while not self.stop:
-                samples = self._inlet.read(0.1)
+                try:
+                    samples = self._inlet.read(0.1)
+                except StreamError:
+                    self.losses += 1
+                    self._again()
+                    continue
                 now = time.monotonic()
                 for s in samples:
                     self._note(s, now)
         except Exception as e:  # for the pushing thread to raise
             self.error = e
+
+    def _again(self) -> None:
+        while not self.stop:
+            self._inlet.close()
+            with contextlib.suppress(StreamError):
+                self._inlet.open(1.0)
+                return
 
     def _note(self, s: Decoded, now: float) -> None:
         if s.flags & Flags.STALE:  # no answer to a bin
@@ -198,7 +213,7 @@ def run(plan: Plan, pipe: Pipe) -> None:
         ear.stop = True
         ear.join()
         arrays = {k: getattr(ear, k) for k in ("heard", "t_out", "answers", "generation", "flags")}
-        np.savez(plan.out, due=due, pushed=pushed, t=t, order=ear.order[: ear.n], **arrays)
+        np.savez(plan.out, due=due, pushed=pushed, t=t, order=ear.order[: ear.n], losses=ear.losses, **arrays)
         pipe.send(done=True, stale=ear.stale)
         while not pipe.told(1.0):  # the streams stay until the decoder has been stopped
             pass

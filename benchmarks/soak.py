@@ -51,7 +51,7 @@ STEPS = 20
 COLLECT_S, TAIL_S = 20.0, 25.0
 """Stream until the first trials are there; after the last candidate is due, for shadow, a trial's end and probation."""
 EXTRA_MINUTES = 4.0
-"""Stream beyond the length asked for, at most, until all swaps are there: an alignment at nice 19 may have to wait for its turn."""
+"""Stream beyond the length asked for, at most, until all swaps are there: an alignment at nice 19 may have to wait long."""
 LOOK_S = 10.0
 """Time between two looks at the memory."""
 
@@ -116,7 +116,7 @@ def soak(minutes: float, swaps: int, channels: int, over: str, folder: Path) -> 
     heard = rig.Heard.load(plan.out)
     if np.isfinite(heard.pushed[0]):
         lateness = lateness.between(heard.pushed[0], float(np.nanmax(heard.pushed)))
-    found = Found(heard, told, lateness, memory, status, BIN_S, swaps, ready, stale, error)
+    found = Found(heard, told, lateness, memory, status, BIN_S, swaps, ready, stale, error=error)
     found.recorded, found.audit = recorded(Path(settings.out)), audited(Path(settings.out))
     return found
 
@@ -204,6 +204,7 @@ def text(f: dict[str, Any]) -> str:
         f"gaps: {f['gaps'] or 'none'}",
     ]
     lines += [f"dropped: {r}" for r in f["dropped"]] + [f"rolled back: {r}" for r in f["rolled_back"]]
+    lines += [f"the rig lost the decoder's output {f['losses']} times"] if f["losses"] else []
     lines += [f"died: {r}" for r in f["died"]] + ([f"ended early: {f['error']}"] if f["error"] else [])
     return "\n".join([*lines, "", table(rows), "", table(memory)])
 

@@ -155,6 +155,7 @@ class Found:
             "repeated": int((h.answers > 1).sum()),
             "out_of_order": int((steps < 0).sum()),
             "gaps": self.gaps()[:100],
+            "losses": int(h.losses),
             "chain_sent": chains[0],
             "chain_heard": chains[1],
             "late": late,
