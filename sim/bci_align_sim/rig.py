@@ -124,7 +124,7 @@ def _stream(args: argparse.Namespace, content: Session | ClosedLoop, outlet: Rig
     try:
         if listener:
             listener.start(args.connect_s)
-        pacer, t0 = Pacer(args.speed), _clock(args.over)
+        pacer, t0 = Pacer(args.speed), clock(args.over)
         if isinstance(content, Session):
             sent = play_session(content, outlet, pacer, t0)
         else:
@@ -173,7 +173,7 @@ def _report(sent: Sent, listener: Listener | None, content: Session | ClosedLoop
     return report
 
 
-def _clock(over: str) -> float:
+def clock(over: str) -> float:
     """Seconds on the clock that stamps this transport's samples."""
     if over == "lsl":
         import pylsl

@@ -62,6 +62,8 @@ class Listener:
         self._error = "no attempt to connect yet"
         self.samples: list[Decoded] = []
         """Every sample heard, in order of arrival."""
+        self.times: list[float] = []
+        """When each of them had come, seconds of ``time.monotonic``."""
         self.losses = 0
         """How often the decoder went away."""
         self._thread = threading.Thread(target=self._run, name="rig-listener", daemon=True)
@@ -123,6 +125,7 @@ class Listener:
                     heard = self._inlet.read(0.05)
                     if heard:
                         with self._news:
+                            self.times += [time.monotonic()] * len(heard)
                             self.samples += heard
                             self._news.notify_all()
             except StreamError as e:
