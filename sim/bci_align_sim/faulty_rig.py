@@ -2,10 +2,11 @@
 
 It plays a recorded day over and over, in real time, and takes one JSON object a line on standard input:
 ``{"do": "fault", "kind": "drop", "in": 5, "bins": 3}`` (a :class:`~bci_align_sim.faults.Fault`, counted from the next bin),
-``{"do": "open"}`` where it was started with ``--hold``, ``{"do": "stop"}``; it ends when that input does. On standard output
-it says, one JSON object a line and each with ``at`` in seconds of ``time.monotonic``: ``holding``, ``open``, ``connected``,
-``bin`` (``seq``, ``t``, ``kinds``, for every bin as it is sent), ``garbage``, ``fault`` (as taken in) and ``stopped``.
-It can be killed and stopped with real signals: what it said until then is true.
+``{"do": "close"}`` (the streams go), ``{"do": "open", "channels": 20}`` (they come anew, perhaps in another shape),
+``{"do": "stop"}``; it ends when that input does. On standard output it says, one JSON object a line and each with ``at`` in
+seconds of ``time.monotonic``: ``holding``, ``open``, ``connected``, ``bin`` (``seq``, ``t``, ``kinds``, for every bin as it is
+sent), ``garbage``, ``fault`` (as taken in), ``closed``. It can be killed and stopped with real signals: what it said until then
+is true.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,46 +59,66 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--markers-id", default=source.markers, help="LSL source_id or ZeroMQ topic of the events")
     p.add_argument("--address", default=source.address, help="ZeroMQ: where to bind counts and events")
     p.add_argument("--fault", action="append", default=[], metavar="JSON", help='{"kind": ..., "at": ...}; may be repeated')
-    p.add_argument("--channels", type=int, default=0, metavar="N", help="send only the first N channels")
-    p.add_argument("--rename", type=int, default=-1, metavar="I", help="give channel I another label")
-    p.add_argument("--bin-s", type=float, default=0.0, help="send bins of this width in seconds instead of the session's")
     p.add_argument("--connect-s", type=float, default=30.0, help="seconds to wait for the decoder; 0 sends to nobody")
     p.add_argument("--seed", type=int, default=0, help="of random faults")
     p.add_argument("--hold", action="store_true", help="get ready, and wait for the order to open")
     return p.parse_args(argv)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the streams look like, where it is not as the session has it: the order ``open`` may say so.
+
+    Only the first ``channels``; another label for channel ``rename``; bins of ``bin_s`` seconds.
+    """
+
+    channels: int | None = None
+    rename: int | None = None
+    bin_s: float | None = None
+
+    def of(self, session: Session) -> Session:
+        """``session`` in this shape."""
+        labels = list(session.channels[: self.channels])
+        if self.rename is not None:
+            labels[self.rename] = f"another {labels[self.rename]}"
+        counts = session.counts[:, : self.channels]
+        return Session(counts, self.bin_s or session.bin_s, tuple(labels), session.trials, name=session.name)
+
+
 def run(args: argparse.Namespace) -> None:
     """Play as ``args`` (of :func:`parse`) say until told to stop."""
     session = load(args.session)
-    if args.bin_s:
-        session = Session(session.counts, args.bin_s, session.channels, session.trials, name=session.name)
-    labels = list(session.channels[: args.channels or None])
-    if args.rename >= 0:
-        labels[args.rename] = f"another {labels[args.rename]}"
     source = SourceConfig(kind=args.over, stream=args.source_id, markers=args.markers_id, address=args.address)
-    outlet = _outlet(args.over, source, len(labels))
     orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), name="orders", daemon=True).start()
     plan = [Fault(**_listed(json.loads(text))) for text in args.fault]
-    if args.hold:
-        say("holding")
-        if not _obeyed(orders.get(), "open"):
+    hold, shape = args.hold, Shape()
+    while True:
+        if hold:
+            say("holding")
+            order = _obeyed(orders.get(), "open")
+            if order is None:
+                return
+            shape = Shape(**order)
+        played = shape.of(session)
+        outlet = _outlet(args.over, source, len(played.channels))
+        try:
+            outlet.open(StreamSpec(played.channels, played.bin_s, "a faulty rig", uuid.uuid4().hex))
+            say("open")
+            if args.connect_s:
+                outlet.wait_for_decoder(args.connect_s)
+                say("connected")
+            hold = _play(outlet, played, Injector(plan, played.bin_s, args.seed), orders, clock(args.over))
+        finally:
+            outlet.close()
+        say("closed")
+        if not hold:
             return
-    try:
-        outlet.open(StreamSpec(tuple(labels), session.bin_s, "a faulty rig", uuid.uuid4().hex))
-        say("open")
-        if args.connect_s:
-            outlet.wait_for_decoder(args.connect_s)
-            say("connected")
-        _play(outlet, session, len(labels), Injector(plan, session.bin_s, args.seed), orders, clock(args.over))
-        say("stopped")
-    finally:
-        outlet.close()
+        plan = []
 
 
-def repeat(session: Session, channels: int, t0: float = 0.0) -> Iterator[Timed]:
-    """``session``'s first ``channels``, over and over, on one count; events before their bins. Stamps begin at ``t0`` seconds."""
+def repeat(session: Session, t0: float = 0.0) -> Iterator[Timed]:
+    """``session`` over and over on one count, events before their bins. Stamps begin at ``t0`` seconds."""
     events = session_events(session)
     length = session.bins * session.bin_s
     for lap in count():
@@ -106,23 +128,18 @@ def repeat(session: Session, channels: int, t0: float = 0.0) -> Iterator[Timed]:
             while left and bin_of(left[0].t, session.bin_s) <= k:
                 event = left.pop(0)
                 yield Timed(lap * length + event.t, TrialEvent(t0 + lap * length + event.t, event.name, event.value))
-            yield Timed(due, Bin(lap * session.bins + k, t0 + due, counts[:channels].astype(np.float32)))
+            yield Timed(due, Bin(lap * session.bins + k, t0 + due, counts.astype(np.float32)))
 
 
-def _play(
-    outlet: RawOutlet,
-    session: Session,
-    channels: int,
-    injector: Injector,
-    orders: queue.SimpleQueue[dict[str, Any]],
-    t0: float,
-) -> None:
+def _play(outlet: RawOutlet, session: Session, injector: Injector, orders: queue.SimpleQueue[dict[str, Any]], t0: float) -> bool:
+    """Send until told otherwise; whether the rig goes on afterwards."""
     pacer = Pacer(1.0)
-    for base in repeat(session, channels, t0):
+    for base in repeat(session, t0):
         while not orders.empty():
-            if not _obeyed(order := orders.get(), "fault"):
-                return
-            fault = _fault(order, injector.next_bin)
+            fields = _obeyed(orders.get(), "fault", "close")
+            if not fields:
+                return fields is not None
+            fault = _fault(fields, injector.next_bin)
             injector.plan.append(fault)
             say("fault", kind=fault.kind, first=fault.at, bins=fault.bins)
         for timed in injector.step(base):
@@ -134,6 +151,7 @@ def _play(
             outlet.push(timed.item)
             if isinstance(timed.item, Bin):
                 say("bin", seq=timed.item.seq, t=timed.item.t, kinds=timed.kinds)
+    raise AssertionError("a day that repeats has no end")
 
 
 class RawOutlet(RigOutlet, Protocol):
@@ -186,19 +204,23 @@ def _listen(orders: queue.SimpleQueue[dict[str, Any]]) -> None:
     orders.put({"do": "stop"})
 
 
-def _obeyed(order: dict[str, Any], expected: str) -> bool:
-    """Whether to go on: ``expected`` is what was waited for, ``stop`` ends, and anything else is an error."""
-    if order.get("do") not in (expected, "stop"):
-        raise StreamError(f"order on standard input: expected {expected!r} or 'stop', found {order.get('do')!r}")
-    return order["do"] == expected
+def _obeyed(order: dict[str, Any], *known: str) -> dict[str, Any] | None:
+    """The fields of an order that is ``known``, None for ``stop``; :class:`StreamError` for any other."""
+    fields = dict(order)
+    do = fields.pop("do", None)
+    if do == "stop":
+        return None
+    if do not in known:
+        raise StreamError(f"order on standard input: expected {', '.join(known)} or stop, found {do!r}")
+    return fields
 
 
-def _fault(order: dict[str, Any], next_bin: int) -> Fault:
-    fields = {k: v for k, v in order.items() if k not in ("do", "in")}
-    return Fault(**_listed(fields | {"at": next_bin + order.get("in", 0)}))
+def _fault(fields: dict[str, Any], next_bin: int) -> Fault:
+    return Fault(**_listed(fields | {"at": next_bin + fields.get("in", 0)}))
 
 
 def _listed(fields: dict[str, Any]) -> dict[str, Any]:
+    fields = {k: v for k, v in fields.items() if k != "in"}
     return fields | {"channels": tuple(fields.get("channels", ()))}
 
 
