@@ -65,6 +65,12 @@ def recovered(heard: Heard, since: float) -> float:
     return math.nan
 
 
+def flags_of(heard: Heard, since: float) -> str:
+    """The names of the faults' flags on samples after ``since``, with how many carried each."""
+    counted = Counter(f.name for t, s in heard if t >= since for f in s.flags & ~HARMLESS)
+    return ", ".join(f"{name} {n}" for name, n in counted.items()) or "no flags"
+
+
 def behaviour(samples: Sequence[Decoded]) -> str:
     """What the output did over ``samples``: ``zero``, ``held``, ``decayed`` (to a tenth or less), ``went on``, or ``none``."""
     if not samples:

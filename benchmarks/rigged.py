@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,7 @@ from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.replay import _free_ports
 from bci_align.runtime.reports import Report
 from bci_align.session.io import load, save
-from bci_align.session.types import Session
+from bci_align.session.types import Session, Trials
 from bci_align.streams.contract import Decoded
 from bci_align.streams.registry import make_rig
 from bci_align.threads import one_thread
@@ -51,10 +51,10 @@ class Ground:
     @classmethod
     @one_thread()
     def lay(cls, folder: Path) -> Ground:
-        """Simulate two days and train on the first; takes some seconds."""
-        first, later = simulate_days(0, (24, 22), bin_s=BIN_S, channels=CHANNELS)
-        save(later, folder / "day.h5")
-        return cls(folder, train_bundle(first, ROUGH, 0, folder / "bundle"), folder / "day.h5")
+        """Simulate a day, train on it in some seconds, and have it played too: drift is not among the faults."""
+        day, _ = simulate_days(0, (24, 1), bin_s=BIN_S, channels=CHANNELS)
+        save(replace(day, trials=_short(day)), folder / "day.h5")
+        return cls(folder, train_bundle(day, ROUGH, 0, folder / "bundle"), folder / "day.h5")
 
     def again(self) -> Bundle:
         """The bundle as it lies on the disk now."""
@@ -77,6 +77,12 @@ class Ground:
             "recalibrations": 0,
         }
         return LiveConfig.model_validate(fields | more)
+
+
+def _short(day: Session) -> Trials:
+    """Trials that are short enough for an alignment every two seconds: 0.5 s in each 0.8 s, all rewarded."""
+    start = np.arange(0.1, day.bins * BIN_S - 1.0, 0.8)
+    return Trials(start, np.full(len(start), np.nan), start + 0.5, np.ones(len(start), bool))
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,13 @@ class Rig:
         """What it said of kind ``what``."""
         return [s for s in list(self.said) if s["say"] == what]
 
+    def await_word(self, what: str) -> None:
+        """Wait until it has said ``what``; :class:`RuntimeFault` where it ends first."""
+        while not self.heard(what):
+            if self.process.poll() is not None:
+                raise RuntimeFault(f"the rig: expected it to say {what!r}, found that it left with {self.process.returncode}")
+            time.sleep(0.01)
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> float:
         """Send a signal; when, in seconds of ``time.monotonic``."""
         now = time.monotonic()
@@ -146,8 +159,10 @@ class Scene:
     ``spare`` rigs wait, started and not yet open, for the moment in which the first one is replaced.
     """
 
-    def __init__(self, ground: Ground, config: LiveConfig, methods: Methods | None = None) -> None:
+    def __init__(self, ground: Ground, config: LiveConfig, methods: Methods | None = None, slack_s: float = 0.25) -> None:
         self.ground, self.config = ground, config
+        self.slack_s = slack_s
+        """Lateness that a loaded machine may add to any time that a row promises, seconds."""
         self.live = LiveSystem(config, methods)
         self.rigs: list[Rig] = []
         self.reports: list[tuple[float, Report]] = []
@@ -160,6 +175,7 @@ class Scene:
     def __enter__(self) -> Scene:
         try:
             self.rigs.append(Rig(self.config, self.ground.day, "--connect-s", str(READY_S)))
+            self.rig.await_word("open")
             self.live.__enter__()
             self.live.wait_ready(READY_S)
             self.ear.start(READY_S)
@@ -186,6 +202,16 @@ class Scene:
     def rig(self) -> Rig:
         """The rig that plays."""
         return self.rigs[-1]
+
+    @property
+    def over(self) -> str:
+        """Transport."""
+        return self.config.source.kind
+
+    @staticmethod
+    def now() -> float:
+        """Seconds on the clock of all times here."""
+        return time.monotonic()
 
     @property
     def out(self) -> Path:
@@ -229,5 +255,6 @@ class Scene:
     def spare(self, *words: str) -> Rig:
         """Start another rig on the same streams, which opens when told to."""
         rig = Rig(self.config, self.ground.day, "--hold", "--connect-s", "0", *words)
-        self.must(lambda: bool(rig.heard("holding")), READY_S, "no second rig")
+        self.until(lambda: bool(rig.heard("holding")), READY_S)
+        rig.await_word("holding")
         return rig

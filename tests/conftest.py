@@ -10,6 +10,7 @@ from bci_align.config import TrainConfig
 from bci_align.session.types import Session
 from bci_align.training import train_bundle
 from bci_align_sim.day import simulate_days
+from benchmarks.rigged import Ground
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,12 @@ def data_dir() -> Path:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """A bundle, and a day for a rig to play, for the tests that break a live system."""
+    return Ground.lay(tmp_path_factory.mktemp("ground"))
 
 
 SMALL = TrainConfig(epochs=25, prior_epochs=12, prior_width=16, hidden=32, latents=8, min_trials=10)
