@@ -17,6 +17,8 @@ from bci_align.models.encoder import ReadIn, SourceModel
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 
+DIVISIONS = 4
+"""Random divisions of the channels into halves."""
 DRAWS = 8
 """Windows per trial and noises over which the denoising loss is averaged."""
 
@@ -31,6 +33,7 @@ class Evidence:
     way.
     ``diversity``: geometric mean spread between trials' mean decoded movement, in source SDs: what one direction lacks.
     ``left_over`` (n, C): what the latents leave unexplained of every trial's channels, in standard errors of independent bins.
+    ``halves``: correlation of what two halves of the channels decode, each without the other: what is true is heard in both.
     ``outputs`` (n, K): decoded movement of all trials' bins, source SDs, by the linear head.
     """
 
@@ -40,6 +43,7 @@ class Evidence:
     slope: Tensor
     diversity: float
     left_over: Tensor
+    halves: float
     outputs: Tensor
 
 
@@ -67,8 +71,21 @@ def evidence(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, encoder:
         slope=found.slope,
         diversity=float(spread.clamp(min=0).sqrt().log().mean().exp()),
         left_over=left_over(measured),
+        halves=_halves(model, block),
         outputs=y[block.inside],
     )
+
+
+def _halves(model: SourceModel, block: Block) -> float:
+    """Mean over random divisions of the channels; the half that decodes is doubled, since the core knows the drive of all."""
+    rng, channels = np.random.default_rng(0), block.x.shape[2]
+    found = []
+    for _ in range(DIVISIONS):
+        kept = torch.zeros(channels)
+        kept[torch.from_numpy(rng.permutation(channels)[: channels // 2])] = 2
+        a, b = (model.kinematics(encode(model, block.x * k))[block.inside] for k in (kept, 2 - kept))
+        found.append(likeness(a, b))
+    return float(np.mean(found))
 
 
 def _prior_loss(model: SourceModel, prior: Diffusion, block: Block, window: int) -> float:

@@ -77,6 +77,7 @@ def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched:
     alike = agreement(today.slope[same], source.slope[partner]) if len(same) else None
     information = today.information / source.information
     diversity = today.diversity / source.diversity
+    halves = today.halves / source.halves if source.halves > 0 else 0.0
     low, high = config.information
     unsteady = common(today.left_over) / _of_as_many(source.left_over, len(today.left_over))
     out = [
@@ -89,6 +90,12 @@ def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched:
         ),
         _check(
             "what channels say of each other, over the source's", information, f"{low:g} to {high:g}", low <= information <= high
+        ),
+        _check(
+            "agreement of two halves of the channels on the movement, over the source's",
+            halves,
+            f">= {config.halves:g}",
+            halves >= config.halves,
         ),
         _check("Gaussian KL of the latents to the source's (nats)", today.kl, f"<= {config.kl:g}", today.kl <= config.kl),
         _check("spread between trials over the source's", diversity, f">= {config.diversity:g}", diversity >= config.diversity),

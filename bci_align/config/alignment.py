@@ -63,6 +63,9 @@ class GateConfig(Strict):
     information: tuple[float, float] = Field(
         (0.6, 2.0), description="allowed ratio of what channels say of each other's counts to the source day's"
     )
+    halves: float = Field(
+        0.4, ge=0, description="least correlation of what two halves of the channels decode, over the source day's: is it any use"
+    )
     kl: float = Field(0.8, ge=0, description="largest Gaussian KL of the latents to the source's, nats")
     diversity: float = Field(0.6, ge=0, description="least spread between trials' mean decoded movement, over the source day's")
     spread: tuple[float, float] = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bci_align.config import AlignConfig, GateConfig, Strict, TrainConfig
+from bci_align.config import AlignConfig, DriftConfig, GateConfig, Strict, TrainConfig
 
 MARKER = ".bci_align_demo"
 """A directory with this file in it was made by the demo, which may replace it. It lists what is of the demo's, line by line."""
@@ -20,6 +20,7 @@ class Sizes(Strict):
     train: TrainConfig = TrainConfig(epochs=60, prior_epochs=30)
     align: AlignConfig = AlignConfig()
     gate: GateConfig = GateConfig()
+    drift: DriftConfig = DriftConfig()
 
 
 def decision(result: dict[str, Any]) -> str:

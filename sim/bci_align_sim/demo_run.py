@@ -51,6 +51,7 @@ def run(out: Path, seed: int, over: str, speed: float | None, sizes: Sizes) -> d
                 calibration_trials=sizes.calibration,
                 align=sizes.align,
                 gate=sizes.gate,
+                drift=sizes.drift,
             )
             replayed = replay(day_k, config, over, speed, _streaming(progress))
             progress("streaming day K", replayed.bins_in, day_k.bins)

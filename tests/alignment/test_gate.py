@@ -24,11 +24,12 @@ FINITE, TRIALS, STUCK = "finite weights", "calibration trials", "channels stuck 
 UNSTEADY = "common deviation of trials, over the source's"
 AGREEMENT = "agreement of the channels' tuning with the source day's"
 INFORMATION = "what channels say of each other, over the source's"
+HALVES = "agreement of two halves of the channels on the movement, over the source's"
 KL = "Gaussian KL of the latents to the source's (nats)"
 DIVERSITY = "spread between trials over the source's"
 SPREAD = ["spread of vx over the source's", "spread of vy over the source's"]
 PRIOR, ALIKE = "prior denoising loss", "likeness to the incumbent's output"
-EVERY = [FINITE, TRIALS, STUCK, UNSTEADY, AGREEMENT, INFORMATION, KL, DIVERSITY, *SPREAD, PRIOR, ALIKE]
+EVERY = [FINITE, TRIALS, STUCK, UNSTEADY, AGREEMENT, INFORMATION, HALVES, KL, DIVERSITY, *SPREAD, PRIOR, ALIKE]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_the_source_day_passes_on_its_own_trials(small_bundle: Bundle, good: Rea
     source = small_bundle.source_trials()
     verdict = judge(small_bundle, good, small_bundle.source_read_in(), source, GateConfig())
     assert failed(verdict) <= {ALIKE}
-    for name in (UNSTEADY, AGREEMENT, INFORMATION, DIVERSITY, *SPREAD):
+    for name in (UNSTEADY, AGREEMENT, INFORMATION, HALVES, DIVERSITY, *SPREAD):
         assert value(verdict, name) == pytest.approx(1.0, abs=1e-3)
     assert value(verdict, KL) == pytest.approx(0, abs=0.05)
 
@@ -138,7 +139,7 @@ def test_other_channels_under_the_same_labels_are_refused(small_bundle: Bundle, 
     today = replace(of_channels(calibration, order), channels=calibration.channels)
     for candidate in (renormalise(small_bundle.read_in, today), align(small_bundle, today, AlignConfig(), 0).read_in):
         verdict = judge(small_bundle, small_bundle.read_in, candidate, today, GateConfig())
-        assert AGREEMENT in failed(verdict)
+        assert failed(verdict) >= {AGREEMENT, HALVES}
         assert value(verdict, AGREEMENT) < 0.2
 
 
@@ -222,6 +223,7 @@ def test_latents_that_are_none_are_refused(small_bundle: Bundle, calibration: Un
         ({"agreement": 1.0}, {AGREEMENT}),
         ({"information": (0.0, 0.01)}, {INFORMATION}),
         ({"information": (90.0, 99.0)}, {INFORMATION}),
+        ({"halves": 9.0}, {HALVES}),
         ({"kl": 0.0}, {KL}),
         ({"diversity": 50.0}, {DIVERSITY}),
         ({"spread": (0.0, 0.01)}, set(SPREAD)),
@@ -257,8 +259,8 @@ def test_units_are_compared_with_those_they_are_matched_to(
     found = judge(small_bundle, incumbent, candidate, today, GateConfig(), order)
     for a, b in zip(same.checks, found.checks, strict=True):
         assert a["name"] == b["name"]
-        # A tuning is measured through the channels of other groups, and those follow the order.
-        near = {"rel": 0.2} if a["name"] in (UNSTEADY, AGREEMENT, INFORMATION) else {"abs": 2e-3}
+        # Groups and halves of the channels follow the order.
+        near = {"rel": 0.35} if a["name"] in (UNSTEADY, AGREEMENT, INFORMATION, HALVES) else {"abs": 2e-3}
         assert a["value"] == pytest.approx(b["value"], **near)
     assert AGREEMENT in failed(judge(small_bundle, incumbent, candidate, today, GateConfig()))
     # Those without a partner are left out, and where nobody has one there is nothing to compare.

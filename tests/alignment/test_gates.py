@@ -39,7 +39,16 @@ number = house_rules:NUMBER
 gone = house_rules:no_such_function
 """
 EASY = GateConfig(
-    prior_margin=10, agreement=-1, information=(0, 1e6), kl=1e6, diversity=0, spread=(0, 1e6), most_alike=1.0, most_stuck=1.0
+    prior_margin=10,
+    unsteady=1e6,
+    agreement=-1,
+    information=(0, 1e6),
+    halves=0,
+    kl=1e6,
+    diversity=0,
+    spread=(0, 1e6),
+    most_alike=1.0,
+    most_stuck=1.0,
 )
 
 

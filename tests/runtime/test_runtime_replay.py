@@ -26,7 +26,9 @@ TRIALS = 8
 GENTLE = GateConfig(
     min_trials=5,
     prior_margin=100.0,
+    unsteady=1e6,
     agreement=-1.0,
+    halves=0.0,
     information=(0.0, 1e6),
     kl=1e6,
     diversity=0.0,
@@ -39,9 +41,11 @@ GENTLE = GateConfig(
 def config_for(bundle: Bundle, out: Path, **more: Any) -> LiveConfig:
     """A short alignment whose candidate leads as soon as it is warm, and for good."""
     short = AlignConfig(steps=3, batch=4, refine_from=2)
-    at_once = PromotionConfig(shadow_bins=0, probation_bins=0)
-    base = {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "promotion": at_once}
-    return LiveConfig.model_validate(base | {"out": str(out)} | more)
+    return LiveConfig.model_validate(
+        {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "out": str(out)}
+        | {"drift": {"align_from": 0.0}}
+        | more
+    )
 
 
 def offline(bundle: Bundle, session: Session, result: ReplayResult) -> NDArray[np.float64]:

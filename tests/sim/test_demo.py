@@ -4,7 +4,7 @@ import math
 import pytest
 
 from bci_align.bundle.store import load_bundle
-from bci_align.config import AlignConfig, GateConfig, TrainConfig
+from bci_align.config import AlignConfig, DriftConfig, GateConfig, TrainConfig
 from bci_align.errors import ConfigError
 from bci_align_sim.demo import claim, main, text
 from bci_align_sim.demo_plan import MARKER, Sizes, decision
@@ -18,7 +18,17 @@ TINY = Sizes(
     ),
     align=AlignConfig(steps=20),
     # Open: a decoder of seconds of training is none that the gate's own limits are for.
-    gate=GateConfig(prior_margin=1.0, agreement=-1.0, information=(0.0, 1e6), kl=1e6, diversity=0.0, spread=(0.05, 20.0)),
+    gate=GateConfig(
+        prior_margin=1.0,
+        unsteady=1e6,
+        agreement=-1.0,
+        information=(0.0, 1e6),
+        halves=0.0,
+        kl=1e6,
+        diversity=0.0,
+        spread=(0.05, 20.0),
+    ),
+    drift=DriftConfig(align_from=0.0),
 )
 
 
