@@ -39,7 +39,7 @@ READY_S = 90.0
 
 
 def endless(
-    bundle: Bundle, trials: UnlabelledTrials, config: AlignConfig, seed: int, progress: Callable[[int, int], None]
+    bundle: Bundle, trials: UnlabelledTrials, config: AlignConfig, seed: int, progress: Callable[[int, int], None] | None
 ) -> Any:
     """Align for ever; ``progress`` ends it when the run does."""
     while True:
