@@ -6,6 +6,7 @@ those blocks the others for ever, and no death in here may stop the decoder.
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 import sys
@@ -209,8 +210,13 @@ class Shared:
 
     @classmethod
     def attach(cls, layout: Layout) -> Shared:
-        """Open the segment that another process created; closing it here leaves it to that process."""
-        return cls(_attach(layout.name), layout, owner=False)
+        """Open the segment that another process created; closing it here leaves it to that process.
+
+        Every page is touched once, so that no bin waits for one to be mapped, and memory does not seem to grow while it is.
+        """
+        segment = _attach(layout.name)
+        np.frombuffer(segment.buf, np.uint8)[:: mmap.PAGESIZE].max()
+        return cls(segment, layout, owner=False)
 
     def get(self, cell: Cell) -> int:
         """Read a counter."""
