@@ -29,7 +29,7 @@ from bci_align.streams.contract import Bin, Flags, Sink, StreamSpec
 from bci_align.streams.reconnect import Reconnecting
 from bci_align.streams.registry import make_sink, make_source
 
-_WAIT_S = 0.002
+_WAIT_S = 0.005
 _LAST_WORDS_S = 1.0
 
 _RETRY_S = 2.0
