@@ -64,9 +64,12 @@ class Realigner:
             accepted, reason, checks = bool(verdict.accepted), verdict.reason, list(verdict.checks)
         except BciAlignError as e:  # these trials cannot be aligned on: that is an answer, not a failure
             accepted, reason, checks = False, str(e), []
-        said = {"report": "accepted" if accepted else "refused", "generation": generation, "trials": len(trials)}
-        self.verdicts.append(said | {"reason": reason, "checks": checks})
+        self._say(accepted, generation, len(trials), reason, checks)
         if not accepted:
             return None
         self._generation, self._candidate = generation, candidate.read_in
         return candidate.read_in, generation
+
+    def _say(self, accepted: bool, generation: int, trials: int, reason: str, checks: list[Report]) -> None:
+        said = {"report": "accepted" if accepted else "refused", "generation": generation, "trials": trials}
+        self.verdicts.append(said | {"reason": reason, "checks": checks})

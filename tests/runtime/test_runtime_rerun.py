@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,8 @@ def test_aligning_again_is_judged_again(eventful: tuple[Path, Session], bundle: 
     assert set(refused.generations[1]) == {0}
     failing = Methods(no_align, QUICK.judge)
     assert rerun(eventful[0], None, config, methods=failing).decisions[1][0]["reason"] == "too short"
+    calm = rerun(eventful[0], None, config, methods=Methods(no_align, QUICK.judge, no_drift)).decisions[1]
+    assert [d["reason"] for d in calm] == ["the day has not drifted"] * 2
 
 
 def test_the_audit_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,6 +261,10 @@ def test_the_audit_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     log.write_text(log.read_text().replace('"generation": 1', '"generation": 2'))
     assert main(["audit", "verify", str(tmp_path)]) == 4
     assert "audit.jsonl: line 2: was changed" in capsys.readouterr().err
+
+
+def no_drift(*args: Any) -> Any:
+    return SimpleNamespace(verdict="do not align", sentence="the day has not drifted")
 
 
 def no_align(*args: Any) -> Any:
