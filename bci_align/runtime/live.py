@@ -245,6 +245,8 @@ class LiveSystem:
     def _hear(self, team: Team) -> None:
         for report in team.hear():
             self._take(report, self._open())
+        # Ordered to stop while a decoder was being replaced: then nobody is there to say that it has ended.
+        self._ended = self._ended or bool(self._open().get(Cell.STOP) and team.decoder.pid is None)
         if team.fault is not None:
             self._waiting.append(team.fault)
         elif not self._ended:

@@ -118,13 +118,14 @@ class Team:
         return reports
 
     def look(self, now: float) -> None:
-        """Kill who is hung, start who is due; ``now`` in seconds, monotonic."""
+        """Kill who is hung, start who is due unless the run is to stop; ``now`` in seconds, monotonic."""
         for seat in self.seats:
             child = seat.child
             settled = child is not None and (child.ready or (seat is self.standby and self._standing_by))
             if (why := seat.look(now, settled)) is not None:
                 seat.reason = why
-            if seat.due(now) and not (seat is self.standby and not self._decoding()):
+            wanted = not self._shared.get(Cell.STOP) and (seat is not self.standby or self._decoding())
+            if wanted and seat.due(now):
                 seat.start()
 
     def drain(self) -> list[Report]:

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bci_align.config import ControlConfig
+from bci_align.config import ControlConfig, CurveConfig
 from bci_align.errors import RuntimeFault, StreamError
 from bci_align.runtime.control import MOST_BYTES, ORDERS, ControlServer, answer, ask, parse
 from bci_align.runtime.replay import _free_ports
+from bci_align.streams.curve import create_keys
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -117,3 +119,21 @@ def test_an_address_in_use_and_one_off_this_machine(server: ControlConfig) -> No
         ControlServer(server, obey)
     with pytest.raises(StreamError, match="loopback"):
         ControlServer(ControlConfig(address="tcp://0.0.0.0:5573"), obey)
+
+
+def test_keys_decide_who_gives_orders(tmp_path: Path) -> None:
+    create_keys(tmp_path, ("decoder", "operator", "stranger"))
+
+    def keys(own: str, peer: str) -> CurveConfig:
+        return CurveConfig(secret=str(tmp_path / f"{own}.key_secret"), peers=str(tmp_path / f"{peer}.key"))
+
+    address = _free_ports(1)[0].replace("127.0.0.1", "0.0.0.0")  # every interface of this machine
+    here = address.replace("0.0.0.0", "127.0.0.1")
+    control = ControlServer(ControlConfig(address=address, curve=keys("decoder", "operator")), obey)
+    try:
+        assert ask(ControlConfig(address=here, curve=keys("operator", "decoder")), "freeze")["ok"]
+        for nobody in (None, keys("stranger", "decoder")):
+            with pytest.raises(StreamError, match="no reply"):
+                ask(ControlConfig(address=here, curve=nobody), "freeze", 0.5)
+    finally:
+        control.close()

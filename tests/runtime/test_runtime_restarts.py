@@ -92,6 +92,22 @@ def test_when_nobody_may_decode_any_more_the_run_ends_with_zero(
     assert not last.values.any()
 
 
+def test_a_run_that_is_stopped_while_its_decoder_waits_to_be_replaced_ends(
+    bundle: Bundle, days: tuple[Session, Session], tmp_path: Path
+) -> None:
+    config = config_for(bundle, tmp_path, recalibrations=0, supervisor={"standby": False, "back_off_s": 60.0})
+    with rig(config, days[1]), LiveSystem(config) as live:
+        for again in (0.0, 60.0):
+            poll_until(live, lambda _: live.status()["phase"] == "DECODING" and live.decoder_pid is not None)
+            os.kill(live.decoder_pid or -1, signal.SIGKILL)
+            poll_until(live, said("died", again_s=again))
+            if not again:
+                poll_until(live, said("ready"))
+        live.order("stop")
+        live.poll(1.0)
+        assert not live.decoding
+
+
 def test_a_bundle_that_does_not_load_at_a_restart_means_zero_until_stopped(
     bundle: Bundle, days: tuple[Session, Session], tmp_path: Path
 ) -> None:
