@@ -1,6 +1,7 @@
 """Is aligning worth it today? How far unlabelled trials have drifted from the source day under the read-in that decodes them.
 
-Two parts, each blind to what the other sees, and each compared with what as many trials of the source day itself would show:
+Two parts, each blind to what the other sees, and each counted beyond what as many trials of the source day itself would show by
+chance (``CHANCE``):
 
 ``latents``
     Gaussian KL of the latents to the source's, nats beyond the source day's own: channels that became louder or quieter.
@@ -38,6 +39,8 @@ POINTS = {"latents": 1.0, "tuning": 60.0}
 """Points of R2 (%) that one nat, and a cosine of one, foretell."""
 DRAWS = 20
 """Times that as many trials as today's are drawn from the source day."""
+CHANCE = 2.0
+"""Standard deviations of those draws that are put down to chance: few trials tell a tuning badly."""
 LEAST_TRIALS = 5
 """Fewer trials tell no tuning at all."""
 
@@ -122,7 +125,10 @@ def _of_source_day(bundle: Bundle) -> _Day:
 
 
 def _of_its_own(source: _Day, trials: int) -> tuple[float, float]:
-    """KL and cosine, means over draws, of as many of the source day's own trials (half of them at most) beside the others."""
+    """Largest KL and least cosine that chance explains: of as many of the source day's own trials (half of them at most).
+
+    The cosine is that with the tuning in the trials that were not drawn.
+    """
     n = max(min(trials, source.trials // 2), 1)
     if n not in _own:
         rng, found = np.random.default_rng(0), []
@@ -131,6 +137,6 @@ def _of_its_own(source: _Day, trials: int) -> tuple[float, float]:
             kept[torch.from_numpy(rng.permutation(source.trials)[:n])] = True
             drawn = source.some(kept)
             found.append((drawn.kl(), agreement(drawn.slope(), source.some(~kept).slope())))
-        kl, cosine = np.mean(found, 0)
+        kl, cosine = np.mean(found, 0) + CHANCE * np.std(found, 0) * (1, -1)
         _own[n] = float(kl), float(cosine)
     return _own[n]
