@@ -18,6 +18,7 @@ from bci_align.evaluation.score import check
 from bci_align.report.replayed import report_replay
 from bci_align.runtime.replay import ReplayResult, replay
 from bci_align.session import io
+from bci_align.session.sniff import regular_file
 
 
 class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -87,7 +88,7 @@ def replay_command(
     compares every byte, --with BUNDLE or --config CONFIG.yaml (checks, safety, promotion; with --align also alignment and gate)
     say what would have been.
     """
-    if is_recording(session):
+    if is_recording(regular_file(session)):
         replay_recording(session, bundle, verify=verify, other=other, config=config, align=align, out=out, as_json=as_json)
         return
     if verify or align or other is not None:

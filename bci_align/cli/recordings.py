@@ -83,7 +83,7 @@ def _otherwise(
 
         out.mkdir(parents=True, exist_ok=True)
         figure = out / f"{path.stem}-again.png"
-        two_outputs(found.names, found.units, found.bin_s, found.before, found.after, label).savefig(figure, dpi=150)
+        two_outputs(found.names, found.units, found.bin_s, found.before, found.after, Path(label).name).savefig(figure, dpi=150)
         result["figure"] = str(figure)
     emit(result, as_json, lambda: _otherwise_text(result, found.names, found.units))
 

@@ -32,7 +32,7 @@ def two_outputs(
     first = max(min(middle - half, len(now) - 2 * half), 0)
     window = slice(first, first + 2 * half)
     t = np.arange(len(now)) * bin_s
-    with figure(1.6 * len(names) + 0.5) as fig:
+    with figure(2.0 * len(names) + 0.6) as fig:
         axes = fig.subplots(len(names), 2, squeeze=False, sharex="col", gridspec_kw={"width_ratios": (1, 1.6)})
         for k, (name, unit) in enumerate(zip(names, units, strict=True)):
             left, right = axes[k]
@@ -44,5 +44,5 @@ def two_outputs(
             right.set_ylabel(f"{name} ({unit})")
         axes[-1][0].set_xlabel("Time (min)")
         axes[-1][1].set_xlabel("Time (s), where they differ most")
-        axes[0][1].legend(loc="upper right", ncols=2)
+        fig.legend(*axes[0][1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return fig
