@@ -66,12 +66,17 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _sealed(data: bytes) -> bytes:
+    """The seal of a manifest's bytes, to the last byte: what differs from it anywhere is damaged."""
+    return f"{digest(data)}\n".encode("ascii")
+
+
 def write(manifest: Manifest, directory: Path) -> None:
     """Write ``manifest.json`` into ``directory``, keys sorted, so that equal manifests are equal bytes."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
     data = (text + "\n").encode()
     (directory / NAME).write_bytes(data)
-    (directory / SEAL).write_text(digest(data) + "\n", encoding="ascii")
+    (directory / SEAL).write_bytes(_sealed(data))
 
 
 def read(directory: Path) -> tuple[Manifest, str]:
@@ -102,7 +107,10 @@ def read(directory: Path) -> tuple[Manifest, str]:
     for name in ("units", "scale", "clamp"):
         if len(getattr(manifest, name)) != k:
             raise BundleError(f"{path}: {name}: expected {k} values, one per output, found {len(getattr(manifest, name))}")
-    expected = read_bounded(directory / SEAL, MAX_MANIFEST).decode(errors="replace").strip()
+    seal = read_bounded(directory / SEAL, MAX_MANIFEST)
+    expected = seal.decode(errors="replace").strip()
+    if expected == digest(data) and seal != _sealed(data):
+        raise BundleError(f"{directory / SEAL}: expected a SHA-256 and the end of a line, found {seal[-4:]!r} at its end")
     if expected != digest(data):
         raise BundleError(f"{path}: expected SHA-256 {expected[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
     return manifest, digest(data)

@@ -28,7 +28,7 @@ def reseal(bundle: Path, **change: object) -> None:
     """Change a manifest and its seal, as somebody would who knows both."""
     manifest = json.loads((bundle / mf.NAME).read_text()) | change
     (bundle / mf.NAME).write_text(json.dumps(manifest))
-    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()))
+    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()) + "\n")
 
 
 def test_onnx_and_torch_agree_on_every_bin(small_bundle: Bundle, small_days: tuple[Session, Session]) -> None:
