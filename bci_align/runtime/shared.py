@@ -215,6 +215,7 @@ class Shared:
         Every page is touched once, so that no bin waits for one to be mapped, and memory does not seem to grow while it is.
         """
         segment = _attach(layout.name)
+        assert segment.buf is not None
         np.frombuffer(segment.buf, np.uint8)[:: mmap.PAGESIZE].max()
         return cls(segment, layout, owner=False)
 
