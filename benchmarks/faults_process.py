@@ -117,7 +117,7 @@ def unharmed(
     scene: Scene,
     who: str,
     harm: Callable[[], None],
-    within_s: float = 1.0,
+    within_s: float = 3.0,  # a process of the lowest priority dies slowly, too
     begin: float | None = None,
 ) -> Found:
     """Harm a process that decoding does not depend on: its death is reported, another one comes, every bin is answered."""

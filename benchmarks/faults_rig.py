@@ -7,11 +7,12 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from bci_align.runtime.fault_log import EPISODE_S
 from bci_align.streams.contract import Flags
 from benchmarks.judged import Found, account, behaviour, flags_of, recovered, seen
 from benchmarks.rigged import Scene
 
-STALL_S = 1.0
+STALLS_S = (0.5, 1.5)
 AWAY_S = 1.0
 LOSS_S = 1.0
 """Time in which the loss of a stream has to be seen."""
@@ -26,19 +27,35 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def stalled(scene: Scene) -> Found:
-    """SIGSTOP the rig, and let it go on."""
-    rig = scene.rig
-    found = Found("rig stalls", scene.over, f"SIGSTOP to the rig for {STALL_S:g} s")
-    first = len(rig.bins)
-    begin = rig.kill(signal.SIGSTOP)
-    scene.wait(STALL_S)
-    end = rig.kill(signal.SIGCONT)
-    recover(found, scene, end)
-    see(found, scene, Flags.STALE, begin, scene.config.checks.stale_s + 0.1, "decayed", until=end)
-    account(found, rig.bins[first:-1], scene.heard(begin))
-    nothing_lost(found)
-    return found
+def stalled(seconds: float) -> Callable[[Scene], Found]:
+    """SIGSTOP the rig for ``seconds``, and let it go on.
+
+    Over LSL a sender that neither sends nor answers for some 0.9 s is taken for lost, as a machine without power would be: what
+    it sends to the connection of before is lost with it, flagged and counted as a gap. Over ZeroMQ the connection stays.
+    """
+
+    def run(scene: Scene) -> Found:
+        rig = scene.rig
+        found = Found("rig stalls", scene.over, f"SIGSTOP to the rig for {seconds:g} s")
+        first = len(rig.bins)
+        begin = rig.kill(signal.SIGSTOP)
+        scene.wait(seconds)
+        end = rig.kill(signal.SIGCONT)
+        recover(found, scene, end)
+        see(found, scene, Flags.STALE, begin, scene.config.checks.stale_s + 0.1, "decayed", until=end)
+        heard = scene.heard(begin)
+        account(found, rig.bins[first:-1], heard)
+        if scene.over == "lsl" and any(s.flags & Flags.LOST for _, s in heard):
+            late = sum(b.at <= end + found.recovered_s for b in rig.bins[first:])
+            found.expect(found.lost <= late, f"expected at most the {late} bins of the stall lost, found {found.lost}")
+            found.expect(not found.lost or any(s.flags & Flags.GAP for _, s in heard), "expected that they are flagged as a gap")
+            found.expect(found.repeated == 0, f"expected no bin answered twice, found {found.repeated}")
+            found.how += ", then LOST"
+        else:
+            nothing_lost(found)
+        return found
+
+    return run
 
 
 def killed(scene: Scene) -> Found:
@@ -62,6 +79,7 @@ def reshaped(what: str) -> Callable[[Scene], Found]:
 
     def run(scene: Scene) -> Found:
         rig = scene.rig
+        scene.wait(1.2 * EPISODE_S)  # a mismatch right after another one would be told with it
         found = Found(f"rig restarted: {what}", scene.over, f"streams withdrawn, back with {what}, then as they were")
         begin = closed(scene)
         shown = opened(scene, rig, **SHAPES[what])
@@ -138,7 +156,7 @@ def nothing_lost(found: Found) -> None:
 
 
 ROWS: dict[str, Callable[[Scene], Found]] = {
-    "rig stalls": stalled,
+    **{f"rig stalls for {seconds:g} s": stalled(seconds) for seconds in STALLS_S},
     "rig killed and restarted": killed,
     **{f"rig restarted with {what}": reshaped(what) for what in SHAPES},
 }
