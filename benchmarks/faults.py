@@ -52,7 +52,8 @@ def entries() -> list[Entry]:
         if over == "zmq":
             rows += [Entry(name, over, run) for name, run in faults_process.OTHERS.items()]
         rows.append(Entry(f"all of it recorded, {over}", over, faults_session.recorded))
-    rows += [Entry(name, "hung", run) for name, run in faults_process.ALIGNER.items()]
+    rows.append(Entry("aligner killed", "endless", faults_process.aligner_killed))
+    rows.append(Entry("aligner hangs", "hung", faults_process.aligner_hung))
     rows.append(Entry("aligner out of memory", "starved", faults_process.aligner_starved))
     rows.append(Entry("disk full", "disk", faults_process.disk_full))
     rows.append(Entry("bundle damaged in a run", "damaged", faults_bundle.in_a_run))
@@ -67,8 +68,10 @@ def scene_of(name: str, ground: Ground, slack_s: float) -> Iterator[Scene]:
         match name:
             case "zmq" | "lsl":
                 config = faults_stream.config_of(ground.config(name, supervisor=PATIENT))
-            case "hung":
+            case "endless":
                 config, methods = with_aligner(ground, "zmq"), misbehave.HUNG
+            case "hung":
+                config, methods = with_aligner(ground, "zmq", faults_process.ALIGNER_HANG_S), misbehave.HUNG
             case "starved":
                 config, methods = with_aligner(ground, "zmq"), misbehave.HUNGRY
             case "disk":

@@ -21,6 +21,9 @@ from benchmarks.rigged import BIN_S, Ground, Scene
 RESTART_S = 1.0
 """Time from the death of a decoder to the next answered bin, where another one stands by."""
 
+KILLED, HUNG = "exit code -9", "gave no sign of life"
+"""What is said of a process that was killed, and of one that hung."""
+
 HANG_S = 1.0
 ALIGNER_HANG_S = 2.0
 
@@ -38,7 +41,7 @@ def decoder_killed(scene: Scene) -> Found:
     """SIGKILL the decoder while another one stands by."""
     found = Found("decoder killed", scene.over, "SIGKILL to the decoder")
     stand_by(scene)
-    return succeeded(found, scene, lambda: kill(scene.live.decoder_pid), RESTART_S)
+    return succeeded(found, scene, KILLED, lambda: kill(scene.live.decoder_pid), RESTART_S)
 
 
 def decoder_hung(scene: Scene) -> Found:
@@ -46,7 +49,7 @@ def decoder_hung(scene: Scene) -> Found:
     found = Found("decoder hangs", scene.over, "SIGSTOP to the decoder, for good")
     stand_by(scene)
     most = RESTART_S + scene.config.supervisor.heartbeat_s * 1.5
-    return succeeded(found, scene, lambda: kill(scene.live.decoder_pid, signal.SIGSTOP), most)
+    return succeeded(found, scene, HUNG, lambda: kill(scene.live.decoder_pid, signal.SIGSTOP), most)
 
 
 def decoders_killed(scene: Scene) -> Found:
@@ -58,14 +61,14 @@ def decoders_killed(scene: Scene) -> Found:
         kill(scene.live.standby_pid)
         kill(scene.live.decoder_pid)
 
-    return succeeded(found, scene, both, math.inf)
+    return succeeded(found, scene, KILLED, both, math.inf)
 
 
 def recorder_killed(scene: Scene) -> Found:
     """SIGKILL the recorder: decoding never notices, a new recording goes on."""
     found = Found("recorder killed", scene.over, "SIGKILL to the recorder")
     before = set(recordings(scene.out))
-    unharmed(found, scene, "recorder", lambda: kill(scene.live.recorder_pid))
+    unharmed(found, scene, "recorder", KILLED, lambda: kill(scene.live.recorder_pid))
     scene.until(lambda: bool(set(recordings(scene.out)) - before), PATIENCE_S)
     found.expect(bool(set(recordings(scene.out)) - before), "expected a new recording")
     return found
@@ -75,21 +78,21 @@ def aligner_killed(scene: Scene) -> Found:
     """SIGKILL the aligner in the middle of an alignment."""
     found = Found("aligner killed", scene.over, "SIGKILL to the aligner while it aligns")
     aligning(scene)
-    return unharmed(found, scene, "aligner", lambda: kill(scene.live.aligner_pid))
+    return unharmed(found, scene, "aligner", KILLED, lambda: kill(scene.live.aligner_pid))
 
 
 def aligner_hung(scene: Scene) -> Found:
     """An alignment that never ends and never looks whether to stop."""
     found = Found("aligner hangs", scene.over, "an alignment that never comes back")
     scene.must(lambda: len(scene.reported("aligning")) > len(scene.reported("died")), PATIENCE_S, "no alignment")
-    return unharmed(found, scene, "aligner", lambda: None, within_s=1.5 * ALIGNER_HANG_S)
+    return unharmed(found, scene, "aligner", HUNG, lambda: None, within_s=2.0 * ALIGNER_HANG_S)
 
 
 def aligner_starved(scene: Scene) -> Found:
     """An alignment that takes all the memory that its process may have (RLIMIT_AS)."""
     found = Found("aligner out of memory", scene.over, "an alignment that takes memory without end, under RLIMIT_AS")
     begin = scene.now()
-    return unharmed(found, scene, "aligner", lambda: None, begin=begin)
+    return unharmed(found, scene, "aligner", "MemoryError", lambda: None, begin=begin)
 
 
 def disk_full(scene: Scene) -> Found:
@@ -116,11 +119,12 @@ def unharmed(
     found: Found,
     scene: Scene,
     who: str,
+    why: str,
     harm: Callable[[], None],
     within_s: float = 3.0,  # a process of the lowest priority dies slowly, too
     begin: float | None = None,
 ) -> Found:
-    """Harm a process that decoding does not depend on: its death is reported, another one comes, every bin is answered."""
+    """Harm a process that decoding does not depend on: its death is reported and ``why``, another comes, no bin is lost."""
     first = len(scene.rig.bins)
     since = scene.now() if begin is None else begin
     harm()
@@ -131,6 +135,7 @@ def unharmed(
     scene.until(lambda: bool(died()), PATIENCE_S)
     said = died()
     found.expect(bool(said), f"expected that the death of the {who} is reported")
+    found.expect(not said or why in said[0][1]["reason"], f"expected {why!r} as the reason, found {said}")
     found.seen_s = said[0][0] - since if said else math.nan
     found.how = f"report died: {said[0][1]['reason']}" if said else ""
     most = within_s + scene.slack_s
@@ -156,8 +161,8 @@ def went_on(found: Found, scene: Scene, first: int, since: float) -> None:
     nothing_lost(found)
 
 
-def succeeded(found: Found, scene: Scene, harm: Callable[[], None], within_s: float) -> Found:
-    """Harm the decoder: another one answers within ``within_s``, and zero or nothing is said until then."""
+def succeeded(found: Found, scene: Scene, why: str, harm: Callable[[], None], within_s: float) -> Found:
+    """Harm the decoder: another one answers within ``within_s``, zero or nothing is said until then; ``why`` is reported."""
     before = len(scene.rig.bins)
     begin = scene.now()
     harm()
@@ -167,6 +172,7 @@ def succeeded(found: Found, scene: Scene, harm: Callable[[], None], within_s: fl
     found.seen_s = died[0][0] - begin if died else math.nan
     found.how = f"report died: {died[0][1]['reason']}" if died else ""
     found.expect(bool(died), "expected that the death of the decoder is reported")
+    found.expect(not died or why in died[0][1]["reason"], f"expected {why!r} as the reason, found {died}")
     found.recovered_s = back[0] - begin if back else math.nan
     most = within_s + scene.slack_s
     found.expect(found.recovered_s <= most, f"expected the next answer within {most:.2f} s, found {found.recovered_s:.2f} s")
@@ -231,9 +237,9 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def with_aligner(ground: Ground, over: str, **more: Any) -> LiveConfig:
-    """A configuration that aligns all the time, with an aligner that counts as hung soon."""
-    return ground.config(over, **ALIGNING, supervisor=PATIENT | {"aligner_heartbeat_s": ALIGNER_HANG_S}, **more)
+def with_aligner(ground: Ground, over: str, hang_s: float = 120.0, **more: Any) -> LiveConfig:
+    """A configuration that aligns all the time, with an aligner that counts as hung after ``hang_s`` seconds."""
+    return ground.config(over, **ALIGNING, supervisor=PATIENT | {"aligner_heartbeat_s": hang_s}, **more)
 
 
 PATIENT: dict[str, Any] = {"restarts": 100, "heartbeat_s": HANG_S, "back_off_s": 0.1}
@@ -241,4 +247,3 @@ PATIENT: dict[str, Any] = {"restarts": 100, "heartbeat_s": HANG_S, "back_off_s":
 
 DECODER = {"decoder killed": decoder_killed, "decoder hangs": decoder_hung}
 OTHERS = {"decoder and standby killed": decoders_killed, "recorder killed": recorder_killed}
-ALIGNER = {"aligner killed": aligner_killed, "aligner hangs": aligner_hung}

@@ -76,7 +76,7 @@ class Seat:
         self.down = ""
         """Why nobody will have it any more; empty while that is not so."""
         self.reason = ""
-        """Why the last process ended."""
+        """Why its process was killed, until its end has been seen; empty where it was not."""
         self._again_at: float | None = None
         self._pulse = Pulse(start_s)
         self._alive = False
@@ -124,7 +124,6 @@ class Seat:
 
     def lost(self, reason: str, now: float) -> float | None:
         """Its process is gone: seconds until the next may start, or None where none will."""
-        self.reason = reason
         wait = self._back_off.wait_s(now)
         if wait is None:
             c = self._config

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bci_align.config import SupervisorConfig
-from bci_align.runtime.supervise import BackOff, Pulse
+from bci_align.runtime.child import Child
+from bci_align.runtime.supervise import BackOff, Pulse, Seat
 
 
 def test_a_heartbeat_that_stops_is_noticed_after_its_limit() -> None:
@@ -37,3 +38,12 @@ def test_waits_grow_and_end() -> None:
 
 def test_no_restart_wanted() -> None:
     assert BackOff(SupervisorConfig(restarts=0)).wait_s(0.0) is None
+
+
+def test_the_reason_for_one_kill_is_not_told_of_the_next_death() -> None:
+    def make() -> Child:
+        raise AssertionError("nobody is started here")
+
+    seat = Seat("recorder", make, lambda: 0, SupervisorConfig(), 1.0, 1.0)
+    assert seat.lost("it gave no sign of life for 1 s and was killed", 10.0) == 0.0
+    assert seat.reason == ""
