@@ -15,7 +15,7 @@ from bci_align.config import LiveConfig
 from bci_align.runtime import audit, committed
 from bci_align.streams.contract import Flags
 from benchmarks.faults_rig import PATIENCE_S, nothing_lost, recover
-from benchmarks.judged import Found, account, answers, behaviour
+from benchmarks.judged import Found, account, behaviour
 from benchmarks.rigged import BIN_S, Ground, Scene
 
 RESTART_S = 1.0
@@ -152,12 +152,10 @@ def unharmed(
 
 def went_on(found: Found, scene: Scene, first: int, since: float) -> None:
     """Every bin from the ``first`` on is answered, once, and the output goes on."""
-    last = len(scene.rig.bins)
-    scene.until(lambda: any(s.seq_in >= scene.rig.bins[last - 1].seq for _, s in scene.heard(since)), 2.0)
-    heard = scene.heard(since)
+    sent, heard = scene.answered(first, since)
     found.output = behaviour([s for _, s in heard])
     found.expect(found.output == "went on", f"expected that the output went on, found {found.output}")
-    account(found, scene.rig.bins[first:last], heard)
+    account(found, sent, heard)
     nothing_lost(found)
 
 
@@ -181,9 +179,7 @@ def succeeded(found: Found, scene: Scene, why: str, harm: Callable[[], None], wi
     found.expect(found.output in ("none", "zero"), f"expected nothing or zero until then, found {found.output}")
     recover(found, scene, begin, math.inf)
     # What was sent while nobody decoded is lost, is counted, and is flagged as a gap; what was sent after that is not.
-    counted = answers(scene.heard(begin - 1.0))
-    found.lost = sum(b.seq not in counted for b in scene.rig.bins[before:-2])
-    found.repeated = sum(counted[b.seq] > 1 for b in scene.rig.bins[before:-2])
+    account(found, *scene.answered(before, begin - 1.0))
     most_bins = (found.recovered_s + scene.slack_s) / BIN_S + 2
     found.expect(found.lost <= most_bins, f"expected at most {most_bins:.0f} bins lost, found {found.lost}")
     found.expect(found.repeated == 0, f"expected no bin answered twice, found {found.repeated}")

@@ -43,10 +43,10 @@ def stalled(seconds: float) -> Callable[[Scene], Found]:
         end = rig.kill(signal.SIGCONT)
         recover(found, scene, end)
         see(found, scene, Flags.STALE, begin, scene.config.checks.stale_s + 0.1, "decayed", until=end)
-        heard = scene.heard(begin)
-        account(found, rig.bins[first:-1], heard)
+        sent, heard = scene.answered(first, begin)
+        account(found, sent, heard)
         if scene.over == "lsl" and any(s.flags & Flags.LOST for _, s in heard):
-            late = sum(b.at <= end + found.recovered_s for b in rig.bins[first:])
+            late = sum(b.at <= end + found.recovered_s for b in sent)
             found.expect(found.lost <= late, f"expected at most the {late} bins of the stall lost, found {found.lost}")
             found.expect(not found.lost or any(s.flags & Flags.GAP for _, s in heard), "expected that they are flagged as a gap")
             found.expect(found.repeated == 0, f"expected no bin answered twice, found {found.repeated}")
@@ -142,10 +142,9 @@ def recover(found: Found, scene: Scene, end: float, within_s: float = 2.0) -> No
 
 def since_connected(found: Found, scene: Scene, end: float) -> None:
     """Account for what the rig that is back has sent since it was heard: what it sent to nobody was never the decoder's."""
-    heard = scene.heard(end)
+    sent, heard = scene.answered(0, end)
     clean = [s.seq_in for _, s in heard if not s.flags & (Flags.STALE | Flags.LOST | Flags.MISMATCH)]
-    sent = [b for b in scene.rig.bins if b.at >= end]
-    account(found, [b for b in sent[:-2] if clean and b.seq >= clean[0]], heard)
+    account(found, [b for b in sent if b.at >= end and clean and b.seq >= clean[0]], heard)
     nothing_lost(found)
 
 

@@ -252,6 +252,13 @@ class Scene:
         n = len(self.ear.samples)
         return [(t, s) for t, s in zip(self.ear.times[:n], self.ear.samples[:n], strict=True) if t >= since]
 
+    def answered(self, first: int, begin: float) -> tuple[list[Sent], list[tuple[float, Decoded]]]:
+        """Bins that the rig has sent from its ``first`` on, and what came since ``begin`` once the last of them was answered."""
+        sent = self.rig.bins[first:]
+        if sent:
+            self.until(lambda: any(s.seq_in >= sent[-1].seq for _, s in self.heard(sent[-1].at)), 2.0)
+        return sent, self.heard(begin)
+
     def spare(self, *words: str) -> Rig:
         """Start another rig on the same streams, which opens when told to."""
         rig = Rig(self.config, self.ground.day, "--hold", "--connect-s", "0", *words)

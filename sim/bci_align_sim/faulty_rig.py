@@ -144,13 +144,14 @@ def _play(outlet: RawOutlet, session: Session, injector: Injector, orders: queue
             say("fault", kind=fault.kind, first=fault.at, bins=fault.bins)
         for timed in injector.step(base):
             pacer.until(timed.at_s)
+            at = time.monotonic()  # before the item goes out: no answer can be older
             if isinstance(timed.item, Garbage):
                 outlet.push_raw(timed.item.number)
-                say("garbage", kinds=timed.kinds)
+                say("garbage", at=at, kinds=timed.kinds)
                 continue
             outlet.push(timed.item)
             if isinstance(timed.item, Bin):
-                say("bin", seq=timed.item.seq, t=timed.item.t, kinds=timed.kinds)
+                say("bin", at=at, seq=timed.item.seq, t=timed.item.t, kinds=timed.kinds)
     raise AssertionError("a day that repeats has no end")
 
 
