@@ -24,7 +24,7 @@ from bci_align.runtime.aligner_process import Methods, free_path
 from bci_align.runtime.live import LiveSystem, check_config
 from bci_align.runtime.player import Player
 from bci_align.session.types import Session
-from bci_align.streams.contract import END, START, Bin, RigOutlet, TrialEvent
+from bci_align.streams.contract import END, START, Bin, Flags, RigOutlet, TrialEvent
 
 from . import fakes
 from .conftest import segments
@@ -167,7 +167,8 @@ def play(
             samples = []
             deadline = time.monotonic() + 30.0
             while len(samples) < session.bins and time.monotonic() < deadline:
-                samples += inlet.read(0.1)
+                # A busy machine may hold the player up: what the decoder says without a bin is not an answer to one.
+                samples += [s for s in inlet.read(0.1) if not s.flags & Flags.STALE]
                 reports += live.poll(0.0)
         finally:
             player.stop()
