@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 import uuid
@@ -69,6 +71,14 @@ def poll_until(live: LiveSystem, done: Callable[[Reports], bool], timeout_s: flo
 
 def said(kind: str, **more: Any) -> Callable[[Reports], bool]:
     return lambda reports: any(r["report"] == kind and r.items() >= more.items() for r in reports)
+
+
+def kill(pid: int | None, how: int = signal.SIGKILL) -> int:
+    """Send a signal to one process of the run, and surely to no other: 0 and -1 would be many."""
+    assert pid is not None
+    assert pid > 1
+    os.kill(pid, how)
+    return pid
 
 
 class Pace(threading.Thread):

@@ -28,7 +28,7 @@ from bci_align.streams.contract import END, START, Bin, Flags, RigOutlet, TrialE
 
 from . import fakes
 from .conftest import segments
-from .rigs import config_for, poll_until, rig, said
+from .rigs import config_for, kill, poll_until, rig, said
 
 READY_S = 40.0
 
@@ -149,7 +149,7 @@ def test_a_run_in_which_no_trial_counts_says_why(
 
 
 def play(
-    bundle: Bundle, session: Session, out: Path, methods: Methods, act: Callable[[LiveSystem], None]
+    bundle: Bundle, session: Session, out: Path, methods: Methods, act: Callable[[LiveSystem], object]
 ) -> list[dict[str, Any]]:
     """Play ``session``; ``act`` once the aligner has begun; then the rest of it must still be decoded, bin for bin."""
     config = config_for(bundle, out)
@@ -182,10 +182,7 @@ def play(
 
 
 def test_a_killed_aligner_does_not_stop_the_decoding(bundle: Bundle, short: Session, tmp_path: Path) -> None:
-    def kill(live: LiveSystem) -> None:
-        os.kill(live.aligner_pid or -1, signal.SIGKILL)
-
-    reports = play(bundle, short, tmp_path, fakes.ENDLESS, kill)
+    reports = play(bundle, short, tmp_path, fakes.ENDLESS, lambda live: kill(live.aligner_pid))
     died = [(r["who"], r["reason"]) for r in reports if r["report"] == "died"]
     assert died == [("aligner", "its process ended without a word, exit code -9")]
     assert reports[-1]["report"] == "ended"

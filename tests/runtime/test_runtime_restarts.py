@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from bci_align.session.types import Session
 from bci_align.streams.contract import Flags
 
 from . import fakes
-from .rigs import READY_S, Pace, config_for, pace, poll_until, rig, said
+from .rigs import READY_S, Pace, config_for, kill, pace, poll_until, rig, said
 
 AT_ONCE = {"shadow_bins": 0, "probation_bins": 0}
 
@@ -46,14 +45,12 @@ def test_the_standby_takes_over_from_a_decoder_that_dies_or_hangs(
         outlet.wait_for_decoder(10.0)
         with pace(days[1], outlet, inlet) as thread:
             poll_until(live, lambda _: live.standby_pid is not None)
-            first, second = live.decoder_pid or -1, live.standby_pid or -1
+            second = live.standby_pid
             ordered = live.order("freeze")["bin"]
-            os.kill(first, signal.SIGKILL)
-            again_at(live, first)
+            again_at(live, kill(live.decoder_pid))
             assert live.decoder_pid == second
             poll_until(live, lambda _: live.standby_pid is not None)
-            os.kill(second, signal.SIGSTOP)
-            again_at(live, second)
+            again_at(live, kill(second, signal.SIGSTOP))
             frozen = [s for _, s in thread.samples if s.seq_in > ordered]
             live.order("resume")
             at = len(thread.samples)
@@ -81,7 +78,7 @@ def test_when_nobody_may_decode_any_more_the_run_ends_with_zero(
         outlet.wait_for_decoder(10.0)
         with pace(days[1], outlet, inlet) as thread:
             poll_until(live, lambda _: live.decoded() > 10 and len(thread.samples) > 3)
-            os.kill(live.decoder_pid or -1, signal.SIGKILL)
+            kill(live.decoder_pid)
             with pytest.raises(
                 RuntimeFault, match=r"^the decoder died once; the last time, .* code -9; zero velocity was published$"
             ):
@@ -99,7 +96,7 @@ def test_a_run_that_is_stopped_while_its_decoder_waits_to_be_replaced_ends(
     with rig(config, days[1]), LiveSystem(config) as live:
         for again in (0.0, 60.0):
             poll_until(live, lambda _: live.status()["phase"] == "DECODING" and live.decoder_pid is not None)
-            os.kill(live.decoder_pid or -1, signal.SIGKILL)
+            kill(live.decoder_pid)
             poll_until(live, said("died", again_s=again))
             if not again:
                 poll_until(live, said("ready"))
@@ -125,7 +122,7 @@ def test_a_bundle_that_does_not_load_at_a_restart_means_zero_until_stopped(
             data = bytearray(core.read_bytes())
             data[len(data) // 2] ^= 1
             core.write_bytes(data)
-            os.kill(live.decoder_pid or -1, signal.SIGKILL)
+            kill(live.decoder_pid)
             reports = poll_until(live, said("failed_closed"))
             poll_until(live, lambda _: sum(f == Flags.FAILED for f in flags_of(thread)) > 5)
             assert live.status()["phase"] == "FAILED"
@@ -156,7 +153,7 @@ def test_a_new_decoder_starts_from_what_was_committed_last(bundle: Bundle, days:
             poll_until(live, said("warm", generation=2))
             with pytest.raises(RuntimeFault, match="align: expected no candidate under way"):
                 live.order("align")
-            os.kill(live.decoder_pid or -1, signal.SIGKILL)
+            kill(live.decoder_pid)
             reports = poll_until(live, said("ready", generation=1))
             reports += poll_until(live, said("warm", generation=3))
             (dropped,) = [r for r in reports if r["report"] == "dropped"]
@@ -186,9 +183,7 @@ def test_aligner_and_recorder_are_started_again_while_decoding_goes_on(
         outlet.wait_for_decoder(10.0)
         with pace(days[1], outlet, inlet, 0.004):
             poll_until(live, lambda _: live.status()["trials"]["held"] >= 2)
-            before = (live.aligner_pid or -1, live.recorder_pid or -1)
-            os.kill(before[0], signal.SIGSTOP)
-            os.kill(before[1], signal.SIGKILL)
+            before = (kill(live.aligner_pid, signal.SIGSTOP), kill(live.recorder_pid))
             reports = poll_until(live, said("committed", generation=1), 60.0)
             assert live.aligner_pid not in before
             assert live.recorder_pid not in before

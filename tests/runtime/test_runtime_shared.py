@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -22,6 +20,7 @@ from bci_align.streams.contract import Bin
 
 from .conftest import segments
 from .fakes import read_in
+from .rigs import kill
 
 
 def attached(layout: Layout, pipe: Connection[Any, Any]) -> None:
@@ -71,7 +70,7 @@ def test_a_killed_process_leaves_the_segment_usable() -> None:
     theirs.close()
     try:
         ours.recv()
-        os.kill(child.pid or 0, signal.SIGKILL)
+        kill(child.pid)
         child.join(20)
         assert len(RingReader(shared.ring).read()[1]) == 10
     finally:
