@@ -109,6 +109,8 @@ def disk_full(scene: Scene) -> Found:
     found.expect(bool(said), "expected that the recorder says so")
     scene.wait(4.0)  # the next alignment and its generation find no place either
     went_on(found, scene, first, begin)
+    for _, r in scene.reported("died", begin):
+        found.expect("cannot be written" in r["reason"], f"expected a sentence on what cannot be written, found {r['reason']}")
     now = committed.load(scene.out, scene.ground.bundle.path)
     found.expect(now.manifest.generation >= generation, "expected the committed generation to load")
     audit.verify(scene.out)

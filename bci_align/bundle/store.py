@@ -206,9 +206,12 @@ def load_bundle(path: Path | str) -> Bundle:
 def _write(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
     manifest = manifest.model_copy(update={"files": {name: mf.digest(data) for name, data in files.items()}})
     with write_directory(path, error=BundleError) as temporary:
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        mf.write(manifest, temporary)
+        try:
+            for name, data in files.items():
+                (temporary / name).write_bytes(data)
+            mf.write(manifest, temporary)
+        except OSError as e:
+            raise BundleError(f"{path}: cannot be written ({e.strerror})") from None
     return load_bundle(path)
 
 
