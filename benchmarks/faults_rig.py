@@ -142,7 +142,7 @@ def recover(found: Found, scene: Scene, end: float, within_s: float = 2.0) -> No
 
 def since_connected(found: Found, scene: Scene, end: float) -> None:
     """Account for what the rig that is back has sent since it was heard: what it sent to nobody was never the decoder's."""
-    sent, heard = scene.answered(0, end)
+    sent, heard = scene.answered(next((i for i, b in enumerate(scene.rig.bins) if b.at >= end), 0), end)
     clean = [s.seq_in for _, s in heard if not s.flags & (Flags.STALE | Flags.LOST | Flags.MISMATCH)]
     account(found, [b for b in sent if b.at >= end and clean and b.seq >= clean[0]], heard)
     nothing_lost(found)

@@ -253,9 +253,13 @@ class Scene:
         return [(t, s) for t, s in zip(self.ear.times[:n], self.ear.samples[:n], strict=True) if t >= since]
 
     def answered(self, first: int, begin: float) -> tuple[list[Sent], list[tuple[float, Decoded]]]:
-        """Bins that the rig has sent from its ``first`` on, and what came since ``begin`` once the last of them was answered."""
+        """Bins that the rig has sent from its ``first`` on, and what came since ``begin`` once the last of them was answered.
+
+        Of bins whose sending was read of late, that may be a little earlier.
+        """
         sent = self.rig.bins[first:]
         if sent:
+            begin = min(begin, sent[0].at)
             self.until(lambda: any(s.seq_in >= sent[-1].seq for _, s in self.heard(sent[-1].at)), 2.0)
         return sent, self.heard(begin)
 
