@@ -126,6 +126,28 @@ def endless_rig(pipe: Connection, source: SourceConfig, sink: SinkConfig) -> Non
         time.sleep(0.002)
 
 
+def ordered_rig(pipe: Connection, source: SourceConfig, sink: SinkConfig) -> None:
+    """Process: opens, closes and sends as it is told, until the pipe ends."""
+    outlet, _ = make_rig(source.kind, source, sink)
+    with contextlib.suppress(EOFError):
+        while True:
+            order, *args = pipe.recv()
+            getattr(outlet, order)(*args)
+            pipe.send("done")
+
+
+class OrderedRig:
+    """A rig in a process of its own, as every rig is: liblsl crashes at times where reader and withdrawn stream share one."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def __call__(self, order: str, *args: object) -> None:
+        self._pipe.send((order, *args))
+        assert self._pipe.poll(2 * PATIENCE_S), order
+        assert self._pipe.recv() == "done"
+
+
 def echo_decoder(pipe: Connection, source_config: SourceConfig, sink_config: SinkConfig, bins: int, events: int) -> None:
     """Process: answers every bin with its own counts, then reports all that it read."""
     source, sink = make_source(source_config), make_sink(sink_config)

@@ -20,7 +20,7 @@ from bci_align.streams.contract import Bin, Link, StreamSpec, TrialEvent
 from bci_align.streams.reconnect import RESTART_BINS, Reconnecting
 from bci_align.streams.registry import make_rig, make_source
 
-from .rigs import KINDS, PATIENCE_S, SPEC, configs, endless_rig, spawned
+from .rigs import KINDS, PATIENCE_S, SPEC, OrderedRig, configs, endless_rig, ordered_rig, spawned
 
 Items = list[Bin | TrialEvent | Link]
 both = pytest.mark.parametrize("kind", KINDS)
@@ -121,40 +121,37 @@ def test_another_stream_under_the_same_name_is_told_once_and_the_right_one_taken
 ) -> None:
     """On LSL, what liblsl's own recovery answers with silence."""
     config, sink_config = configs(kind)
-    outlet, _ = make_rig(kind, config, sink_config)
-    with reconnecting(config) as source:
-        try:
-            outlet.open(SPEC)
-            source.open(PATIENCE_S)
-            outlet.close()
-            items = until(source, told("lost"))
-            outlet.open(spec)
-            items += until(source, told("mismatch"))
-            tries = time.monotonic() + 5 * reconnect.AGAIN_S
-            while time.monotonic() < tries:
-                items += source.read(0.01)
-            assert states(items) == ["lost", "mismatch"]
-            assert sentence in links(items)[1].sentence
-            outlet.close()
-            outlet.open(SPEC)
-            items = until(source, told("back"))
-            assert [(link.state, link.restarted) for link in links(items)] == [("back", True)]
-            outlet.wait_for_decoder(PATIENCE_S)
-            outlet.push(Bin(0, 1.0, np.ones(4, np.float32)))
-            until(source, bins(1))
-        finally:
-            outlet.close()
+    with reconnecting(config) as source, spawned(ordered_rig, config, sink_config) as (pipe, _):
+        rig = OrderedRig(pipe)
+        rig("open", SPEC)
+        source.open(PATIENCE_S)
+        rig("close")
+        items = until(source, told("lost"))
+        rig("open", spec)
+        items += until(source, told("mismatch"))
+        tries = time.monotonic() + 5 * reconnect.AGAIN_S
+        while time.monotonic() < tries:
+            items += source.read(0.01)
+        assert states(items) == ["lost", "mismatch"]
+        assert sentence in links(items)[1].sentence
+        rig("close")
+        rig("open", SPEC)
+        items = until(source, told("back"))
+        assert [(link.state, link.restarted) for link in links(items)] == [("back", True)]
+        rig("wait_for_decoder", PATIENCE_S)
+        rig("push", Bin(0, 1.0, np.ones(4, np.float32)))
+        until(source, bins(1))
 
 
 @both
 def test_reads_return_in_time_while_nobody_is_there(kind: str) -> None:
     """Not a measurement: each read ends because its time is over, not because the attempt to connect is."""
     config, sink_config = configs(kind)
-    outlet, _ = make_rig(kind, config, sink_config)
-    with reconnecting(config) as source:
-        outlet.open(SPEC)
+    with reconnecting(config) as source, spawned(ordered_rig, config, sink_config) as (pipe, _):
+        rig = OrderedRig(pipe)
+        rig("open", SPEC)
         source.open(PATIENCE_S)
-        outlet.close()
+        rig("close")
         until(source, told("lost"))
         reads, stop = 0, time.monotonic() + 1.0
         while time.monotonic() < stop:
