@@ -30,8 +30,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 def stalled(seconds: float) -> Callable[[Scene], Found]:
     """SIGSTOP the rig for ``seconds``, and let it go on.
 
-    Over LSL a sender that neither sends nor answers for some 0.9 s is taken for lost, as a machine without power would be: what
-    it sends to the connection of before is lost with it, flagged and counted as a gap. Over ZeroMQ the connection stays.
+    A sender that neither sends nor answers for some 0.9 s is taken for lost, as a machine without power would be: what it sends
+    to the connection of before is lost with it, flagged and counted as a gap. Over LSL that is the stall's whole backlog, over
+    ZeroMQ what was on its way.
     """
 
     def run(scene: Scene) -> Found:
@@ -45,7 +46,7 @@ def stalled(seconds: float) -> Callable[[Scene], Found]:
         see(found, scene, Flags.STALE, begin, scene.config.checks.stale_s + 0.1, "decayed", until=end)
         sent, heard = scene.answered(first, begin)
         account(found, sent, heard)
-        if scene.over == "lsl" and any(s.flags & Flags.LOST for _, s in heard):
+        if any(s.flags & Flags.LOST for _, s in heard):
             late = sum(b.at <= end + found.recovered_s for b in sent)
             found.expect(found.lost <= late, f"expected at most the {late} bins of the stall lost, found {found.lost}")
             found.expect(not found.lost or any(s.flags & Flags.GAP for _, s in heard), "expected that they are flagged as a gap")
