@@ -55,7 +55,8 @@ def test_the_standby_takes_over_from_a_decoder_that_dies_or_hangs(
             live.order("resume")
             at = len(thread.samples)
             poll_until(live, lambda _: len(thread.samples) > at + 10)
-            status = live.status()
+        time.sleep(0.5)  # no bin is under way any more
+        status = live.status()
         assert status["processes"]["decoder"] | {"pid": 0} == {"state": "up", "pid": 0, "restarts": 2, "down": ""}
         # Every bin was decoded or is counted as lost; none twice.
         assert status["bins"] + status["lost"] == live.decoded() == live.counters()["bins"] + live.counters()["gaps"]
