@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,22 @@ def test_orders_to_a_run(small_bundle: Bundle, capsys: Capture, tmp_path: Path) 
                 heard += inlet.read(0.2)
             return heard
 
+        def until(ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+            """A sample is heard before it is counted, and a recorder may take its time to start."""
+            deadline = time.monotonic() + 60.0
+            while not ready(status := order(capsys, "status", "--address", control)):
+                assert time.monotonic() < deadline, status
+            return status
+
         send(20)
-        status = order(capsys, "status", "--address", control)
+        status = until(lambda s: s["bins"] == 20 and s["processes"]["recorder"]["state"] == "up")
         assert (status["phase"], status["bins"], status["lost"], status["frozen"]) == ("DECODING", 20, 0, False)
         assert status["latency"]["total"]["count"] == 20
-        assert status["processes"]["recorder"]["state"] == "up"
         order(capsys, "freeze", "--config", path)
         assert not any(s.values.any() for s in send(10) if s.seq_in >= 20)
         assert order(capsys, "resume", "--address", control)["order"] == "resume"
         assert send(10)[-1].values.any()
+        until(lambda s: s["bins"] == 40)
         assert main(["control", "status", "--address", control]) == 0
         text = capsys.readouterr().out
         assert "decoding; generation 0, committed 0" in text
