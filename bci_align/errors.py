@@ -67,3 +67,15 @@ class Unfit(BciAlignError):
     """A computer that a check found unfit for decoding; nothing was changed."""
 
     exit_code = 1
+
+
+class Differs(BciAlignError):
+    """A recording that does not decode to what it says was decoded."""
+
+    exit_code = 4
+
+
+class AuditError(BciAlignError):
+    """A log of decisions in which a line was changed, removed, added or moved."""
+
+    exit_code = 4

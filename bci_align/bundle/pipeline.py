@@ -5,6 +5,7 @@ Offline scoring, the gate and the live loop all call :meth:`Pipeline.step`; ther
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -12,10 +13,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bci_align.bundle.graph import OUTPUTS
+from bci_align.bundle.graph import INPUTS, OUTPUTS
 from bci_align.decoders import Decoder, Floats
 from bci_align.errors import MismatchError
 from bci_align.models.encoder import ReadIn
+
+_BOUND = 4
+"""Read-ins that stay bound to the core: those of the live loop, incumbent, candidate and the one before, and one to spare."""
 
 
 class State(NamedTuple):
@@ -27,6 +31,8 @@ class State(NamedTuple):
 
 class Pipeline:
     """One frozen core and its velocity decoder; the read-in comes with every call, so incumbent and candidate share it.
+
+    States go in and come out as values of their own; between, the core works in buffers of the pipeline: one thread at a time.
 
     Parameters
     ----------
@@ -51,6 +57,14 @@ class Pipeline:
         self._session = ort.InferenceSession(onnx_core, options, providers=["CPUExecutionProvider"])
         self.decoder, self.scale, self.clamp = decoder, scale, clamp
         self._hidden = hidden
+        shapes = {a.name: a.shape for a in (*self._session.get_inputs(), *self._session.get_outputs())}
+        # The core reads and writes these: to hand over arrays by name costs as much as a third of the step.
+        self._counts, self._core, self._latents, self._core_out = (
+            np.zeros(shapes[name], np.float32) for name in ("counts", "state", *OUTPUTS)
+        )
+        self._bound: deque[tuple[ReadIn, ort.IOBinding]] = deque(maxlen=_BOUND)
+        self._of: ReadIn | None = None
+        self._binding: ort.IOBinding | None = None
 
     def state0(self) -> State:
         """Give the state before the first bin."""

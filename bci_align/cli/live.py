@@ -9,6 +9,7 @@ import click
 
 from bci_align.bundle.store import load_bundle
 from bci_align.cli.common import as_json, emit, staged_progress, table
+from bci_align.cli.recordings import replay_recording
 from bci_align.cli.running import sentence
 from bci_align.config import LiveConfig
 from bci_align.config import load as load_config
@@ -16,6 +17,7 @@ from bci_align.errors import ConfigError
 from bci_align.evaluation.replayed import score_replay
 from bci_align.evaluation.score import check
 from bci_align.report.replayed import report_replay
+from bci_align.runtime.recording import is_recording
 from bci_align.runtime.replay import ReplayResult, replay
 from bci_align.session import io
 from bci_align.session.sniff import regular_file
@@ -159,93 +161,3 @@ def _replay_text(report: dict[str, Any], result: ReplayResult) -> str:
     lines.append(f"largest |live - offline| on any bin: {report['live_minus_offline']:.2g} source standard deviations")
     lines += [f"report: {report['report']}"] if "report" in report else []
     return "\n".join([table(rows), *lines])
-
-
-@click.command("run")
-@click.argument("config", type=click.Path(path_type=Path))
-@as_json
-def run_command(config: Path, as_json: bool) -> None:
-    """Decode a live rig as CONFIG.yaml says, and recalibrate while it runs. Ctrl-C stops it.
-
-    Examples: configs/lsl.yaml, configs/zmq.yaml.
-    """
-    settings = load_config(LiveConfig, config)
-    started = time.monotonic()
-    summary: dict[str, Any] = {"why": "stopped", "bins": 0, "swaps": [], "refusals": [], "notes": []}
-
-    def hear(report: dict[str, Any]) -> None:
-        _count(report, summary)
-        if not as_json and settings.log == "normal" and (line := sentence(report)):
-            click.echo(f"{time.monotonic() - started:8.1f} s  {line}")
-
-    try:
-        with LiveSystem(settings) as live:
-            try:
-                live.wait_ready(settings.source.connect_timeout_s + READY_S)
-                while live.decoding:
-                    for report in live.poll(0.5):
-                        hear(report)
-            finally:
-                # However it ends, what was decoded and decided until then is told.
-                summary.update({k: v for k, v in live.counters().items() if k in ("bins", "gaps", "bad")})
-                for report in live.stop():
-                    hear(report)
-    except KeyboardInterrupt:
-        _tell(summary | {"why": "interrupted"}, as_json)
-        raise
-    except BciAlignError as e:
-        e.details = summary | {"why": str(e)}
-        if not as_json:
-            _tell(e.details, as_json)
-        raise
-    _tell(summary, as_json)
-
-
-def _tell(summary: dict[str, Any], as_json: bool) -> None:
-    """Say how a run went."""
-
-    def text() -> str:
-        swaps = ", ".join(f"generation {s['generation']} at bin {s['bin']}" for s in summary["swaps"]) or "none"
-        counted = "".join(f", {summary[k]} {k.replace('_', ' ')}" for k in ("gaps", "bad", "malformed_events") if summary.get(k))
-        return f"ended: {summary['why']}; {summary['bins']} bins{counted}; swaps: {swaps}"
-
-    emit(summary, as_json, text)
-
-
-def _count(report: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Keep what the summary of a run needs."""
-    kind = report["report"]
-    if kind == "swapped":
-        summary["swaps"].append({"bin": report["bin"], "generation": report["generation"]})
-    elif kind == "verdict" and not report["accepted"]:
-        summary["refusals"].append(report["reason"])
-    elif kind == "ended":
-        summary.update({k: report[k] for k in ("why", "bins", "gaps", "bad", "malformed_events")})
-    elif kind in ("aligner_died", "missed", "log_failed", "dropped") and (line := sentence(report)):
-        summary["notes"].append(line)
-
-
-def sentence(r: dict[str, Any]) -> str | None:
-    """One line for people, or None for what only a program wants to know."""
-    kind = r["report"]
-    if kind == "ready" and r["from"] == "decoder":
-        what = f"{r['channels']} channels, bins of {r['bin_s']:g} s, generation {r['generation']}"
-        return f"decoding {r['stream']}: {what}, {r['scheduler']}"
-    if kind == "aligning":
-        return f"aligning generation {r['generation']} on {r['trials']} trials"
-    if kind == "verdict":
-        said = "accepted" if r["accepted"] else "refused"
-        return f"generation {r['generation']} {said}: {r['reason']} ({r['seconds']:.1f} s)"
-    if kind == "swapped":
-        return f"swapped: generation {r['generation']} decodes from bin {r['bin']} on"
-    if kind in ("status", "drift"):
-        return str(r["sentence"])
-    if kind == "dropped":
-        return f"generation {r['generation']} dropped: {r['reason']}"
-    if kind == "aligner_died":
-        return f"the aligner died ({r['reason']}); decoding goes on without it"
-    if kind == "missed":
-        return f"the aligner missed {r['records']} records"
-    if kind == "log_failed":
-        return f"decisions.jsonl: {r['reason']}"
-    return None

@@ -21,9 +21,12 @@ COMMANDS = {
     "train": ("bci_align.cli.bundles", "train_command", "Train a bundle on the source day."),
     "evaluate": ("bci_align.cli.bundles", "evaluate_command", "Score a bundle on a session."),
     "recalibrate": ("bci_align.cli.bundles", "recalibrate_command", "Align a bundle to a new day without labels."),
-    "replay": ("bci_align.cli.live", "replay_command", "Play a recording through the live system."),
-    "run": ("bci_align.cli.live", "run_command", "Decode a live rig."),
+    "replay": ("bci_align.cli.live", "replay_command", "Play a session through the live system, or decode a recording again."),
+    "run": ("bci_align.cli.running", "run_command", "Decode a live rig."),
+    "control": ("bci_align.cli.control", "control_command", "Give an order to a run that is going."),
     "doctor": ("bci_align.cli.doctor", "doctor_command", "Check this computer, predict the decoder's tail."),
+    "audit": ("bci_align.cli.recordings", "audit_command", "Check the log of decisions."),
+    "keys": ("bci_align.cli.keys", "keys_command", "Make keys for ZeroMQ sockets that leave this machine."),
     "benchmark": ("bci_align.cli.benchmark", "benchmark_command", "Compare methods on pairs of days."),
 }
 """Name: (module, function, one line of help). Modules are imported when their command runs: torch takes seconds to import."""
@@ -60,9 +63,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status.
 
-    0 done, 1 unfit (doctor), 2 bad input, 3 refused by the gate, 130 Ctrl-C, 143 terminated.
-
-    It is 0, 2 bad input, 3 refused by the gate, 4 a recording or a log that is not what it says, 130 Ctrl-C, 143 terminated.
+    It is 0, 1 unfit (doctor), 2 bad input, 3 refused by the gate, 4 a recording or a log that is not what it says, 130 Ctrl-C,
+    143 terminated.
     Faults of the project's own family become one sentence on standard error (and ``{"error": ...}`` with ``--json``).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -74,7 +74,7 @@ def _otherwise(
     bundle = load_bundle(other) if other is not None else None
     settings = load(LiveConfig, config) if config is not None else None
     with staged_progress(as_json) as progress:
-        methods = standard_methods() if align else None
+        methods = standard_methods((settings or LiveConfig(bundle="")).gates) if align else None
         found = rerun(path, bundle, settings, lambda done, total: progress("decoding again", done, total), methods, where)
     label = f"{other}" if other is not None else f"{config}"
     result = {"recording": str(path), "with": label} | summary(found)

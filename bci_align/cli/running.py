@@ -126,6 +126,7 @@ _SENTENCES = {
     "fault_episode": "{sentence}",
     "status": "{sentence}",
     "failed_closed": "the output is zero: {sentence}",
+    "drift": "{sentence}",
     "aligning": "aligning generation {generation} on {trials} trials",
     "swapped": "swapped: generation {generation} decodes from bin {bin} on",
     "committed": "generation {generation} is committed: {reason}",

@@ -5,6 +5,7 @@ It may be slow, fail or die: the decoder only ever looks into a ring and a mailb
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ class _Aligner:
         if ordered == self._shared.get(Cell.ALIGN_TAKEN):
             return
         if not self._undecided():
-            self._recalibrate(self._reader.cursor)
+            self._recalibrate(self._reader.cursor, ordered=True)
         self._shared.set(Cell.ALIGN_TAKEN, ordered)
 
     def _undecided(self) -> bool:
@@ -176,26 +177,32 @@ class _Aligner:
         self._bundles = {generation: self._bundles[generation]}
         return self._bundles[generation]
 
-    def _recalibrate(self, collect_from: int) -> None:
-        """Align, judge, and either post the candidate or say why not; then collect anew, from that record of the ring."""
+    def _recalibrate(self, collect_from: int, ordered: bool = False) -> None:
+        """Align, judge, and either post the candidate or say why not; then collect anew, from that record of the ring.
+
+        What was ``ordered`` is aligned however little the day has drifted.
+        """
         self._shared.set(Cell.ALIGNING, 1)
         try:
-            self._align(self._base(), self._newest + 1)
+            self._align(self._base(), self._newest + 1, ordered)
         finally:
             self._shared.set(Cell.ALIGNING, 0)
         self._buffer.clear()
         self._shared.set(Cell.COLLECT_FROM, collect_from)
 
-    def _align(self, base: Bundle, generation: int) -> None:
+    def _align(self, base: Bundle, generation: int, ordered: bool) -> None:
         trials, c = self._buffer.trials(), self._config
         self._tell({"report": "aligning", "generation": generation, "trials": len(trials), "dropped": self._buffer.dropped})
         started = time.monotonic()
         try:
-            if refusal := self._not_worth_it(trials):
-                self._decide({"accepted": False, "reason": refusal, "checks": []}, next_generation, len(trials), started)
+            refusal = self._not_worth_it(base, trials)
+            if refusal is not None and not ordered:
+                self._decide({"accepted": False, "reason": refusal, "checks": []}, generation, len(trials), started)
                 return
-            candidate: Candidate = self._methods.align(self._bundle, trials, c.align, c.seed, self._progress)
-            verdict: Verdict = self._methods.judge(self._bundle, self._bundle.read_in, candidate.read_in, trials, c.gate)
+            candidate: Candidate = self._methods.align(base, trials, c.align, c.seed, self._progress)
+            self._check_on()
+            self._tell({"report": "judging", "generation": generation})
+            verdict: Verdict = self._methods.judge(base, base.read_in, candidate.read_in, trials, c.gate)
         except BciAlignError as e:  # these trials cannot be aligned on: that is an answer, not a failure
             self._decide({"accepted": False, "reason": str(e), "checks": []}, generation, len(trials), started)
             return
@@ -211,11 +218,12 @@ class _Aligner:
         self._newest = generation
         self._shared.mailbox.post(candidate.read_in, generation)
 
-    def _not_worth_it(self, trials: UnlabelledTrials) -> str | None:
+    def _not_worth_it(self, base: Bundle, trials: UnlabelledTrials) -> str | None:
         """Score the day's drift and report it; why it should not be aligned, if so."""
         if self._methods.drift is None:
             return None
-        found = self._methods.drift(self._bundle, self._bundle.read_in, trials, self._config.drift.align_from)
+        found = self._methods.drift(base, base.read_in, trials, self._config.drift.align_from)
+        self._shared.set(Cell.DRIFT, round(1e6 * found.value) if math.isfinite(found.value) else 0)
         told = {"score": found.value, "parts": found.parts, "verdict": found.verdict, "sentence": found.sentence}
         self._tell({"report": "drift"} | told)
         return str(found.sentence) if found.verdict == "do not align" else None

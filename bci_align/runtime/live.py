@@ -3,14 +3,17 @@
 Reports are dictionaries with ``from`` (``decoder``, ``standby``, ``aligner``, ``recorder`` or ``live``) and ``report``:
 
 =================  ==================================================================================================
-decoder            ``ready`` (stream, channels, bin_s, generation, scheduler), ``warm`` (generation), ``swapped``
-                   (generation, bin: first one it decoded, warm_from_seq), ``dropped`` (generation, reason), ``ended``
-                   (why, bins, gaps, bad, malformed_events)
+decoder            ``ready`` (stream, channels, bin_s, generation, scheduler: what was granted), ``link`` (state, sentence,
+                   restarted), ``failed_closed`` (sentence), ``ended`` (why, bins, gaps, bad, malformed_events), and what
+                   happens to bins and candidates, see :meth:`~bci_align.runtime.decode_loop.DecodeLoop.news`
+standby            ``standing_by`` (broken: what is wrong with the bundle that it would decode with, if anything)
 aligner            ``ready``, ``aligning`` (generation, trials, dropped), ``drift`` (score, parts, verdict: 'align' or 'do not
-                   align', sentence), ``progress`` (done, total), ``verdict`` (accepted,
-                   reason, checks, generation, trials, seconds, path if accepted), ``missed`` (records), ``finished``
-live               ``aligner_died`` (reason) and ``log_failed`` (reason): decoding goes on; ``status`` (sentence): how the
-                   collecting goes and what was faulty, where that is worth saying and at most every 30 s
+                   align', sentence), ``progress`` (done, total), ``judging`` (generation), ``verdict`` (accepted, reason,
+                   checks, generation, trials, seconds, path if accepted), ``missed`` (records), ``finished``
+recorder           ``ready`` and what :mod:`bci_align.runtime.recorder_process` tells
+live               ``died`` (who, reason, again_s: seconds until it is started again, none: it stays down), ``log_failed``
+                   (reason), ``status`` (sentence): how the collecting goes and what was faulty, where that is worth
+                   saying and at most every 30 s
 =================  ==================================================================================================
 
 A decoder that dies is replaced; what ends the run is raised as the exception it was.
@@ -26,12 +29,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bci_align.alignment.gates import Gates
 from bci_align.bundle.store import load_bundle
 from bci_align.config import LiveConfig
 from bci_align.errors import ConfigError, RuntimeFault
 from bci_align.runtime import committed
 from bci_align.runtime.aligner_process import Methods
+from bci_align.runtime.check_config import check_config
 from bci_align.runtime.control import ControlServer
 from bci_align.runtime.desk import Desk
 from bci_align.runtime.metrics import MetricsServer, Page
@@ -275,24 +278,3 @@ class LiveSystem:
         if self._shared is None:
             raise RuntimeFault("live system: expected it to be running, found it stopped")
         return self._shared
-
-
-def check_config(config: LiveConfig) -> None:
-    """Refuse at the start what could only fail after a whole calibration; :class:`ConfigError` names the keys."""
-    for key, found, known in (
-        ("align.moves", config.align.moves, ("read-in",)),
-        ("align.registration", config.align.registration, ("auto", "identity")),
-    ):
-        if config.recalibrations and found not in known:
-            raise ConfigError(
-                f"{key}: expected {' or '.join(known)}, for a running decoder takes nothing but a read-in for its own channels, "
-                f"found {found}; 'bci-align recalibrate' can do it between sessions"
-            )
-    for key, least in (("gate.min_trials", config.gate.min_trials), ("align.min_trials", config.align.min_trials)):
-        if config.recalibrations and config.calibration_trials < least:
-            raise ConfigError(
-                f"calibration_trials: expected at least {key} ({least}), found {config.calibration_trials}; "
-                "no candidate could ever be accepted"
-            )
-    if config.recalibrations:
-        Gates(config.gates)

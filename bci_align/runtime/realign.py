@@ -6,7 +6,7 @@ import dataclasses
 
 from bci_align.bundle.store import Bundle
 from bci_align.config import LiveConfig
-from bci_align.errors import BciAlignError
+from bci_align.errors import AlignmentError, BciAlignError
 from bci_align.models.encoder import ReadIn
 from bci_align.runtime.aligner_process import Methods, Progress
 from bci_align.runtime.reports import Report
@@ -59,6 +59,9 @@ class Realigner:
     def _align(self) -> tuple[ReadIn, int] | None:
         trials, c, base, generation = self._buffer.trials(), self._config, self._base, self._generation + 1
         try:
+            drift = self._methods.drift and self._methods.drift(base, base.read_in, trials, c.drift.align_from)
+            if drift is not None and drift.verdict == "do not align":
+                raise AlignmentError(drift.sentence)
             candidate = self._methods.align(base, trials, c.align, c.seed, self._progress)
             verdict = self._methods.judge(base, base.read_in, candidate.read_in, trials, c.gate)
             accepted, reason, checks = bool(verdict.accepted), verdict.reason, list(verdict.checks)

@@ -12,7 +12,7 @@ from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle
 from bci_align.config import GateConfig, LiveConfig, RecalibrateConfig, load
 from bci_align.errors import ConfigError
-from bci_align.runtime.live import check_config
+from bci_align.runtime.check_config import check_config
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 
 CODE = """

@@ -21,7 +21,8 @@ from bci_align.config import LiveConfig
 from bci_align.errors import BundleError, ConfigError, MismatchError, StreamError
 from bci_align.runtime import watch
 from bci_align.runtime.aligner_process import Methods, free_path
-from bci_align.runtime.live import LiveSystem, check_config
+from bci_align.runtime.check_config import check_config
+from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.player import Player
 from bci_align.session.types import Session
 from bci_align.streams.contract import END, START, Bin, Flags, RigOutlet, TrialEvent

@@ -41,11 +41,9 @@ GENTLE = GateConfig(
 def config_for(bundle: Bundle, out: Path, **more: Any) -> LiveConfig:
     """A short alignment whose candidate leads as soon as it is warm, and for good."""
     short = AlignConfig(steps=3, batch=4, refine_from=2)
-    return LiveConfig.model_validate(
-        {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "out": str(out)}
-        | {"drift": {"align_from": 0.0}}
-        | more
-    )
+    at_once = PromotionConfig(shadow_bins=0, probation_bins=0)
+    base = {"bundle": str(bundle.path), "calibration_trials": TRIALS, "align": short, "gate": GENTLE, "promotion": at_once}
+    return LiveConfig.model_validate(base | {"out": str(out), "drift": {"align_from": 0.0}} | more)
 
 
 def offline(bundle: Bundle, session: Session, result: ReplayResult) -> NDArray[np.float64]:
