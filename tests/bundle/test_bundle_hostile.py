@@ -44,7 +44,7 @@ def put(bundle: Path, name: str, data: bytes) -> None:
         content = json.loads((bundle / mf.NAME).read_text())
         content["files"][name] = mf.digest(data)
         (bundle / mf.NAME).write_text(json.dumps(content))
-    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()))
+    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()) + "\n")
 
 
 def use(path: Path) -> None:
