@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from threadpoolctl import threadpool_limits
 
 
@@ -18,6 +17,8 @@ def one_thread() -> Iterator[None]:
     of the number of cores. NumPy and SciPy are worse: two BLAS threads beside a busy process were measured to take ten times the
     CPU time of one.
     """
+    import torch  # seconds, and most who import this room never compute
+
     before = torch.get_num_threads()
     with threadpool_limits(1):
         torch.set_num_threads(1)

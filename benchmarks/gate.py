@@ -34,7 +34,7 @@ from bci_align.comparison.workers import workers
 from bci_align.config import AlignConfig, DriftConfig, GateConfig, TrainConfig
 from bci_align.errors import BciAlignError, Refused
 from bci_align.evaluation.score import score_outputs
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials
 from bci_align.training import train_bundle
 from bci_align.training.train import source_split

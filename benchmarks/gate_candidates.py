@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bci_align.alignment.erdiff import Candidate
 from bci_align.bundle.store import READ_IN, Bundle
 from bci_align.config import AlignConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 MATCHED = "matched"

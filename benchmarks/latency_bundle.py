@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from bci_align.bundle.manifest import Manifest, PriorShape
-from bci_align.bundle.store import Bundle, load_bundle, new_prior, save_source
+from bci_align.bundle.networks import new_prior
+from bci_align.bundle.store import Bundle, load_bundle, save_source
 from bci_align.decoders import Wiener
 from bci_align.models.encoder import SourceModel
 from bci_align.session.types import Session, unlabelled

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bci_align.bundle.graph import OUTPUTS
 from bci_align.bundle.store import load_bundle
 from bci_align.config import PromotionConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.streams.contract import Bin, Flags
 from benchmarks.latency_bundle import days

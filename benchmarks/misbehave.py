@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bci_align.alignment.start import renormalise
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.aligner_process import Methods
 
 ROOM = 256 * 2**20

@@ -12,7 +12,7 @@ from bci_align.alignment import gate
 from bci_align.alignment.erdiff import align
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig, GateConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.aligner_process import Methods
 from bci_align.session.types import UnlabelledTrials
 

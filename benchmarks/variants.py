@@ -14,13 +14,14 @@ import torch
 from bci_align.alignment import erdiff
 from bci_align.alignment.block import Block, encode
 from bci_align.alignment.gate import judge
-from bci_align.bundle.store import Bundle, new_prior, save_source
+from bci_align.bundle.networks import new_prior
+from bci_align.bundle.store import Bundle, save_source
 from bci_align.comparison.pairs import Pair
 from bci_align.config import AlignConfig, GateConfig, TrainConfig
 from bci_align.diffusion.fit import fit
 from bci_align.diffusion.windows import cut
 from bci_align.errors import AlignmentError
-from bci_align.models.denoiser import Layers
+from bci_align.models.layers import Layers
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 

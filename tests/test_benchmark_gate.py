@@ -11,7 +11,7 @@ from bci_align.bundle.store import Bundle
 from bci_align.config import TrainConfig
 from bci_align.errors import AlignmentError, Refused
 from bci_align.evaluation.score import evaluate
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.training import train_bundle
 from bci_align_sim.scenario_days import Plan, SimulatedSubject

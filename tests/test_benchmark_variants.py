@@ -11,7 +11,7 @@ from bci_align.comparison.pairs import Pair
 from bci_align.comparison.summary import Row, Summary
 from bci_align.config import AlignConfig, TrainConfig
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from benchmarks import variants
 from benchmarks.alignment import acceptance

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bci_align.diffusion.windows import pad
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 BURN = 10

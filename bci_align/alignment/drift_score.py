@@ -31,7 +31,7 @@ from bci_align.alignment.start import check
 from bci_align.alignment.tuning import Measurement, measure, tuning
 from bci_align.bundle.store import Bundle
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 

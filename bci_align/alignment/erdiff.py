@@ -26,7 +26,8 @@ from bci_align.alignment.start import check_size
 from bci_align.alignment.tuning import Source, transferred
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 

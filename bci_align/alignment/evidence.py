@@ -13,7 +13,8 @@ from bci_align.alignment.objective import gaussian_kl_to_source
 from bci_align.alignment.tuning import left_over, measure, tuning
 from bci_align.bundle.store import Bundle
 from bci_align.diffusion.process import Diffusion
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 

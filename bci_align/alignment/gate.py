@@ -17,7 +17,8 @@ from torch import Tensor
 from bci_align.alignment.evidence import Evidence, agreement, common, evidence, likeness
 from bci_align.bundle.store import Bundle
 from bci_align.config import GateConfig
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 

@@ -16,7 +16,8 @@ from bci_align.alignment.gate import Verdict
 from bci_align.bundle.store import Bundle
 from bci_align.config import GateConfig
 from bci_align.errors import ConfigError
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.plugins import load_entry_point
 from bci_align.session.types import UnlabelledTrials
 

@@ -7,7 +7,7 @@ import numpy as np
 from bci_align.bundle.store import Bundle
 from bci_align.errors import AlignmentError, MismatchError
 from bci_align.evaluation.score import difference
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.signal import normaliser
 

@@ -6,12 +6,15 @@ dependency and its own deprecation warnings, and here every name is ours. Tests 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bci_align.models.encoder import Core
+if TYPE_CHECKING:
+    from bci_align.models.encoder import Core
 
 OPSET = 18
 INPUTS = ("counts", "state", "mean", "gain", "weight", "bias")

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, ValidationError
 
 from bci_align.config import Strict, explain
 from bci_align.errors import BundleError
-from bci_align.models.denoiser import Layers
+from bci_align.models.layers import Layers
 
 NAME = "manifest.json"
 SEAL = "manifest.sha256"

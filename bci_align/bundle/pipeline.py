@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bci_align.bundle.graph import INPUTS, OUTPUTS
 from bci_align.decoders import Decoder, Floats
 from bci_align.errors import MismatchError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 
 _BOUND = 4
 """Read-ins that stay bound to the core: those of the live loop, incumbent, candidate and the one before, and one to spare."""

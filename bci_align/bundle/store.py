@@ -1,31 +1,35 @@
-"""Bundles on disk: written once, hashed, free of pickle, and loaded only when every hash agrees."""
+"""Bundles on disk: written once, hashed, free of pickle, and loaded only when every hash agrees.
+
+Torch is imported (with :mod:`bci_align.bundle.networks`) only where its networks are asked for: a decoder needs none of them, and
+the import takes seconds of every start.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
-import safetensors.torch
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import nn
 
 from bci_align.atomic import write_directory
 from bci_align.bundle import graph
 from bci_align.bundle import manifest as mf
 from bci_align.bundle import trials as source_trials
-from bci_align.bundle.manifest import Manifest, PriorShape
+from bci_align.bundle.manifest import Manifest
 from bci_align.bundle.pipeline import Pipeline
 from bci_align.decoders import KINDS, Decoder
-from bci_align.diffusion.process import Diffusion
 from bci_align.errors import BundleError
-from bci_align.models.denoiser import LatentDenoiser
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
+
+if TYPE_CHECKING:
+    from bci_align.diffusion.process import Diffusion
+    from bci_align.models.encoder import SourceModel
 
 READ_IN = ("mean", "gain", "weight", "bias")
 
@@ -69,36 +73,17 @@ class Bundle:
 
         Its spike decoder is the source day's: the rates of ``manifest.source_channels``, whatever the read-in takes.
         """
-        m = self.manifest
-        where, c, h = self.path / "core.safetensors", len(m.source_channels), m.hidden
-        weight = _tensors(self._files["core.safetensors"], where).get("source.readin.weight")
-        if weight is None or weight.shape != (h, c):  # before a model of that size is made
-            found = "nothing" if weight is None else weight.shape
-            raise BundleError(f"{where}: source.readin.weight: expected {(h, c)}, found {found}")
-        source = SourceModel(len(m.source_channels), m.hidden, m.latents, len(m.outputs))
-        prior = new_prior(m.latents, m.prior)
-        self._load(source, "source.")
-        self._load(prior, "prior.")
+        from bci_align.bundle import networks
+
+        source, prior = networks.models(self.manifest, self._files[networks.NAME], self.path / networks.NAME)
         source.set_read_in(self.read_in)
         return source.eval(), prior.eval()
 
     def movement_prior(self) -> Diffusion:
         """Build the diffusion prior of the source day's kinematics: windows (B, window, K) in source standard deviations."""
-        m = self.manifest
-        prior = new_prior(len(m.outputs), m.prior.model_copy(update={"layers": "both"}))
-        self._load(prior, "movement.")
-        return prior.eval().requires_grad_(False)
+        from bci_align.bundle import networks
 
-    def _load(self, module: nn.Module, prefix: str) -> None:
-        """Fill ``module`` from the tensors of core.safetensors whose names begin with ``prefix``."""
-        where = self.path / "core.safetensors"
-        try:
-            tensors = safetensors.torch.load(self._files["core.safetensors"])
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, strict=True)
-        except SafetensorError as e:
-            raise BundleError(f"{where}: not a safetensors file ({e})") from None
-        except RuntimeError as e:
-            raise BundleError(f"{where}: does not fit its manifest ({str(e).splitlines()[0]})") from None
+        return networks.movement_prior(self.manifest, self._files[networks.NAME], self.path / networks.NAME)
 
     def source_read_in(self) -> ReadIn:
         """Give the read-in that the source day was trained with, whatever generation this is; for :meth:`source_trials`."""
@@ -115,11 +100,6 @@ class Bundle:
         return source_trials.unpack(self._files[source_trials.NAME], where, self.manifest.source_channels, self.manifest.bin_s)
 
 
-def new_prior(latents: int, shape: PriorShape) -> Diffusion:
-    """Build an untrained diffusion prior of latent windows (B, window, d)."""
-    return Diffusion(LatentDenoiser(latents, shape.width, shape.blocks, layers=shape.layers), steps=shape.steps)
-
-
 def save_source(
     path: Path,
     manifest: Manifest,
@@ -132,11 +112,11 @@ def save_source(
 
     ``priors``: of the latents, and of the kinematics.
     """
-    named = {"source": source, "prior": priors[0], "movement": priors[1]}
-    tensors = {f"{name}.{k}": v for name, module in named.items() for k, v in module.state_dict().items()}
+    from bci_align.bundle import networks
+
     files = {
         "core.onnx": graph.build(source.core, len(manifest.channels)),
-        "core.safetensors": safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()}),
+        networks.NAME: networks.pack({"source": source, "prior": priors[0], "movement": priors[1]}),
         # safetensors writes an array's memory as it lies: one in another order would come back transposed.
         "decoder.safetensors": safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in decoder.arrays().items()}),
         "read_in.safetensors": _read_in_bytes(source.read_in()),
@@ -171,9 +151,9 @@ def save_generation(
     }
     files = dict(parent._files) | {"read_in.safetensors": _read_in_bytes(read_in)}
     if encoder is not None:
-        tensors = safetensors.torch.load(parent._files["core.safetensors"])
-        tensors |= {f"source.core.{k}": v.detach().contiguous() for k, v in encoder.core.state_dict().items()}
-        files["core.safetensors"] = safetensors.torch.save(tensors)
+        from bci_align.bundle import networks
+
+        files[networks.NAME] = networks.with_core(parent._files[networks.NAME], encoder.core)
     if encoder is not None or len(channels) != len(parent.manifest.channels):
         files["core.onnx"] = graph.build((encoder or parent.models()[0]).core, len(channels))
     return _write(path, parent.manifest.model_copy(update=update), files)
@@ -232,4 +212,4 @@ def _tensors(data: bytes, where: Path) -> dict[str, NDArray[np.float32]]:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a training result depends on."""
-    return {"torch": torch.__version__, "numpy": np.__version__}
+    return {"torch": version("torch"), "numpy": np.__version__}

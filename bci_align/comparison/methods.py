@@ -22,7 +22,8 @@ from bci_align.comparison.pairs import Pair
 from bci_align.config import AlignConfig
 from bci_align.errors import AlignmentError
 from bci_align.evaluation.metrics import Floats
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 from bci_align.training.oracle import supervised
 

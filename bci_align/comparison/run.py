@@ -22,7 +22,8 @@ from bci_align.comparison.statistics import Floats, Truth
 from bci_align.comparison.workers import workers
 from bci_align.errors import BciAlignError
 from bci_align.evaluation.score import check
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials, unlabelled
 from bci_align.threads import one_thread
 from bci_align.training import train_bundle

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Layers = Literal["both", "spatial", "temporal"]
-"""Which attention layers a block has: ``both``, or one of ERDiff's two ablations ("w/o T" has only the spatial ones)."""
+from bci_align.models.layers import Layers
 
 
 def sinusoids(position: Tensor, width: int) -> Tensor:

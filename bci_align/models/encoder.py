@@ -6,37 +6,12 @@ the very same weights decode live. A day's part is the *read-in* (normaliser and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ReadIn:
-    """A day's part of the encoder: ``((counts - mean) * gain) @ weight + bias``.
-
-    ``mean`` (C,) spikes per bin; ``gain`` (C,) 1 / spikes per bin, 0 for a channel that never fires; ``weight`` (C, H);
-    ``bias`` (H,).
-    """
-
-    mean: Array
-    gain: Array
-    weight: Array
-    bias: Array
-
-    def apply(self, counts: Array) -> Array:
-        """Map ``counts`` (..., C) to the core's input (..., H)."""
-        return ((counts - self.mean) * self.gain) @ self.weight + self.bias  # type: ignore[return-value]
-
-    def finite(self) -> bool:
-        """Whether every number is finite."""
-        return all(bool(np.isfinite(a).all()) for a in (self.mean, self.gain, self.weight, self.bias))
+from bci_align.models.read_in import Array, ReadIn
 
 
 class Core(nn.Module):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle
 from bci_align.evaluation.score import rows, score_outputs
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.report.figures import Bar, Curve, scores, stages, timeline
 from bci_align.report.latents import Cloud, latents, movement_plane
 from bci_align.report.movement import Paths, Stretch, traces, trajectories

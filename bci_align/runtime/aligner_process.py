@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import AlignConfig, GateConfig, LiveConfig
 from bci_align.errors import BciAlignError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime import committed, process, receipts
 from bci_align.runtime.reports import Pipe, Report, fault, send
 from bci_align.runtime.ring import RingReader
@@ -93,9 +93,6 @@ class _Aligner:
     """
 
     def __init__(self, shared: Shared, config: LiveConfig, pipe: Pipe, methods: Methods) -> None:
-        import torch
-
-        torch.set_num_threads(1)
         self._shared, self._config, self._pipe, self._methods = shared, config, pipe, methods
         bundle = committed.load(Path(config.out), Path(config.bundle))
         m = bundle.manifest

@@ -16,7 +16,7 @@ from bci_align.bundle.manifest import digest
 from bci_align.bundle.store import Bundle
 from bci_align.config import ChecksConfig, LiveConfig, PromotionConfig, SafetyConfig
 from bci_align.errors import RuntimeFault
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.reports import dumps
 from bci_align.runtime.sealed import sealed
 from bci_align.runtime.tape import DATA, DECODED, NAMES, RAISED, Op, pack_read_in

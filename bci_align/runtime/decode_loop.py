@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bci_align.config import ChecksConfig, PromotionConfig, SafetyConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.fault_log import FaultLog
 from bci_align.runtime.marks import TrialClock
 from bci_align.runtime.promotion import Promoter, Promotion

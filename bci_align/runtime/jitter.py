@@ -26,7 +26,8 @@ from bci_align.bundle.pipeline import Pipeline
 from bci_align.bundle.store import load_bundle
 from bci_align.decoders import Wiener
 from bci_align.errors import RuntimeFault
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime import process
 
 Floats = NDArray[np.float64]

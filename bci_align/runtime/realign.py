@@ -7,7 +7,7 @@ import dataclasses
 from bci_align.bundle.store import Bundle
 from bci_align.config import LiveConfig
 from bci_align.errors import AlignmentError, BciAlignError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.aligner_process import Methods, Progress
 from bci_align.runtime.reports import Report
 from bci_align.runtime.trial_buffer import TrialBuffer

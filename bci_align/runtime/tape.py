@@ -23,7 +23,7 @@ from bci_align.runtime.sealed import SealedRing
 from bci_align.streams.contract import END, GO, START, Bin, Decoded, Link, TrialEvent
 
 if TYPE_CHECKING:  # the recorder reads tapes, and must not wait for torch
-    from bci_align.models.encoder import ReadIn
+    from bci_align.models.read_in import ReadIn
 
 NAMES = (START, GO, END)
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.streams.contract import Bin, Flags
 
 Counts = NDArray[np.float32]

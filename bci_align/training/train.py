@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bci_align.atomic import claim_directory
 from bci_align.bundle.manifest import Manifest, PriorShape
-from bci_align.bundle.store import Bundle, new_prior, save_source, versions
+from bci_align.bundle.networks import new_prior
+from bci_align.bundle.store import Bundle, save_source, versions
 from bci_align.config import TrainConfig
 from bci_align.decoders import Decoder, Floats, Kalman, Recurrent, Wiener, run
 from bci_align.diffusion import windows

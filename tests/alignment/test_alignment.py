@@ -14,7 +14,7 @@ from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig
 from bci_align.errors import AlignmentError, MismatchError
 from bci_align.evaluation.score import evaluate
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 from bci_align_sim.day import simulate_days
 from bci_align_sim.drift import Drift

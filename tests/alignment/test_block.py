@@ -8,7 +8,7 @@ import torch
 
 from bci_align.alignment.block import BURN, Block, encode
 from bci_align.bundle.store import Bundle
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 WINDOW = 8

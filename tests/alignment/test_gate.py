@@ -13,7 +13,7 @@ from bci_align.alignment.gate import Verdict, judge, stuck_channels
 from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig, GateConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 from bci_align_sim.day import simulate_tunings
 from bci_align_sim.drift import Drift, apply

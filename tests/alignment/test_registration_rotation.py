@@ -9,7 +9,7 @@ from bci_align.alignment.registration.features import phased
 from bci_align.alignment.registration.rotation import TRIAL_COMPONENTS, denoised, distinct, search, starts
 from bci_align.alignment.registration.types import Float, Index
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.signal import normaliser
 

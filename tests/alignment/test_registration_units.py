@@ -10,7 +10,7 @@ from bci_align.alignment.registration.types import Index, Registration
 from bci_align.alignment.registration.units import GAP, in_order
 from bci_align.alignment.start import renormalise
 from bci_align.errors import AlignmentError, MismatchError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials, unlabelled
 from bci_align.signal import normaliser
 from bci_align_sim.day import simulate_days

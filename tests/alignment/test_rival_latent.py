@@ -11,7 +11,7 @@ from bci_align.alignment.rivals.latent import Latents, kl_of_gaussians, mmd_squa
 from bci_align.alignment.rivals.normalisation import renormalise
 from bci_align.bundle.store import Bundle
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 from bci_align.threads import one_thread
 

@@ -8,7 +8,7 @@ from bci_align.alignment.rivals import linear
 from bci_align.alignment.rivals.linear import coral, coral_map, factor_procrustes, gaussian_transport, monge_map
 from bci_align.alignment.rivals.normalisation import renormalise
 from bci_align.bundle.store import Bundle
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 C = 32

@@ -9,7 +9,7 @@ from bci_align.alignment.rivals import RIVALS, Adapted, cyclegan, decode, latent
 from bci_align.bundle.store import Bundle
 from bci_align.errors import AlignmentError, MismatchError
 from bci_align.evaluation.score import score_outputs
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 
 Days = tuple[Session, Session]

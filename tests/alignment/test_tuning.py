@@ -13,7 +13,7 @@ from bci_align.alignment.tuning import Measurement, Source, Tuning, changed, mea
 from bci_align.bundle.store import Bundle
 from bci_align.config import TrainConfig
 from bci_align.evaluation.score import evaluate
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 from bci_align.training import train_bundle
 from bci_align_sim.day import simulate_days, simulate_tunings

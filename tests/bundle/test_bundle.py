@@ -15,7 +15,7 @@ from bci_align.bundle import manifest as mf
 from bci_align.bundle import trials as source_trials
 from bci_align.bundle.store import Bundle, load_bundle, save_generation
 from bci_align.errors import BundleError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bci_align.bundle.manifest import PriorShape
-from bci_align.bundle.store import new_prior
+from bci_align.bundle.networks import new_prior
 from bci_align.config import TrainConfig
 from bci_align.models.denoiser import LatentDenoiser, Layers
 

@@ -16,7 +16,7 @@ from bci_align.alignment.drift_score import score
 from bci_align.alignment.start import renormalise
 from bci_align.config import LiveConfig
 from bci_align.errors import BciAlignError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.player import script

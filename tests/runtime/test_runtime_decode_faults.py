@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle
 from bci_align.config import ChecksConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.runtime.slots import Seen
 from bci_align.session.types import Session

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bci_align.config import ChecksConfig, PromotionConfig, SafetyConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.streams.contract import END, START, Bin, Decoded, Flags, Link, TrialEvent
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig, PromotionConfig, SafetyConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.runtime.promotion import Promotion
 from bci_align.runtime.shadow import Comparison

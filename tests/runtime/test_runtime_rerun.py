@@ -16,7 +16,7 @@ from bci_align.bundle.store import Bundle, save_generation
 from bci_align.cli.main import main
 from bci_align.config import ChecksConfig, LiveConfig, PromotionConfig, SafetyConfig
 from bci_align.errors import AlignmentError, BundleError, MismatchError, SessionError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.runtime import audit
 from bci_align.runtime.aligner_process import Methods
 from bci_align.runtime.calls import Begin

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.signal.checks import NEW_COUNT, WINDOW, Checked, Checks, silence
 from bci_align.streams.contract import Bin, Flags
 

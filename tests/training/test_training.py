@@ -9,7 +9,8 @@ from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import TrainConfig
 from bci_align.errors import BundleError, TrainingError
 from bci_align.evaluation.score import evaluate, rows
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, Trials
 from bci_align.training import source, source_split, train_bundle
 from bci_align.training.oracle import supervised

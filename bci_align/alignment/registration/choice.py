@@ -9,7 +9,7 @@ import numpy as np
 
 from bci_align.alignment.registration.types import Float, Registration
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 
 SAME_OUTPUT = 0.8
 """Two registrations count as one where their outputs correlate this well: they agree, and are no rivals."""

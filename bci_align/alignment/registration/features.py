@@ -11,7 +11,7 @@ import numpy as np
 
 from bci_align.alignment.registration.types import Float, Index
 from bci_align.errors import AlignmentError, MismatchError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 PHASES = 16

@@ -14,7 +14,7 @@ import numpy as np
 from bci_align.alignment.registration import features, likeness
 from bci_align.alignment.registration.features import Described
 from bci_align.alignment.registration.types import Float, Index
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.signal import normaliser
 

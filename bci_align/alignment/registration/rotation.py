@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from bci_align.alignment.registration import features
 from bci_align.alignment.registration.types import Float, Registration
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.signal import normaliser
 

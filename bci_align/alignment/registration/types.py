@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 
 Float = NDArray[np.float64]
 Index = NDArray[np.intp]

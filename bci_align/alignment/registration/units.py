@@ -11,7 +11,7 @@ from bci_align.alignment.registration.matching import Evidence, Matching, match,
 from bci_align.alignment.registration.types import Float, Index, Registration
 from bci_align.alignment.start import renormalise
 from bci_align.errors import MismatchError
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 GAP = -1.0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bci_align.alignment.rivals.protocol import checked, normalised, to_source_counts
 from bci_align.bundle.store import Bundle
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import Array, ReadIn
+from bci_align.models.read_in import Array, ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 STEPS = 2000

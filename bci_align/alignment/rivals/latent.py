@@ -18,7 +18,8 @@ from bci_align.alignment.start import renormalise
 from bci_align.bundle.store import Bundle
 from bci_align.diffusion.windows import pad
 from bci_align.errors import AlignmentError
-from bci_align.models.encoder import ReadIn, SourceModel
+from bci_align.models.encoder import SourceModel
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 STEPS = 300

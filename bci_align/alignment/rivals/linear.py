@@ -9,7 +9,7 @@ from sklearn.decomposition import FactorAnalysis
 
 from bci_align.alignment.rivals.protocol import Normalised, checked, normalised
 from bci_align.bundle.store import Bundle
-from bci_align.models.encoder import ReadIn
+from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 
 Floats = NDArray[np.float64]

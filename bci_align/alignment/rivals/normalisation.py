@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bci_align.alignment.rivals.protocol import checked, to_source_counts
 from bci_align.alignment.start import renormalise as fixed
 from bci_align.bundle.store import Bundle
-from bci_align.models.encoder import Array, ReadIn
+from bci_align.models.read_in import Array, ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.signal.normaliser import SD_FLOOR
 

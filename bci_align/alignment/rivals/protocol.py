@@ -15,7 +15,7 @@ from bci_align.bundle.store import Bundle
 from bci_align.errors import AlignmentError, MismatchError
 from bci_align.evaluation.metrics import Floats
 from bci_align.evaluation.score import difference
-from bci_align.models.encoder import Array, ReadIn
+from bci_align.models.read_in import Array, ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 

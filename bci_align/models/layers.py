@@ -1,0 +1,6 @@
+"""Names of its own, so that a manifest is read without torch."""
+
+from typing import Literal
+
+Layers = Literal["both", "spatial", "temporal"]
+"""Which attention layers a block has: ``both``, or one of ERDiff's two ablations ("w/o T" has only the spatial ones)."""
