@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +13,9 @@ from bci_align.errors import ConfigError
 
 MAX_FILE = 2**18
 """Bytes of the largest YAML file that is read; the examples take some thousands."""
+
+MAX_VALUES = 20_000
+"""Values of the largest configuration, every alias written out."""
 
 _SCALARS = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
@@ -26,15 +29,19 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases: a page of them can name more values than a memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event: yaml.Event = self.get_event()  # type: ignore[no-untyped-call]
-            mark: Any = event.start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported", mark)
-        return super().compose_node(parent, index)
+def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Count the values of a document with its aliases (``*name``) written out: a page of them can name more than fits a memory."""
+    if (n := known.get(id(node), 0)) is None:
+        raise yaml.composer.ComposerError(None, None, "a value that holds itself", node.start_mark)
+    if n:
+        return n
+    known[id(node)] = None
+    below = node.value if isinstance(node, yaml.CollectionNode) else ()
+    n = 1 + sum(_values(part, known) for item in below for part in (item if isinstance(item, tuple) else (item,)))
+    if n > MAX_VALUES:
+        raise yaml.composer.ComposerError(None, None, f"more than {MAX_VALUES} values", node.start_mark)
+    known[id(node)] = n
+    return n
 
 
 def read_yaml(path: Path) -> object:
@@ -50,7 +57,15 @@ def read_yaml(path: Path) -> object:
     if len(data) > MAX_FILE:
         raise ConfigError(f"{path}: expected at most {MAX_FILE} bytes, found more")
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _values(node, {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as e:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(e).split()):.400})") from None
     except RecursionError:
