@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from bci_align.bundle.store import Bundle
 from bci_align.config import TrainConfig
@@ -11,6 +13,11 @@ from bci_align.session.types import Session
 from bci_align.training import train_bundle
 from bci_align_sim.day import simulate_days
 from benchmarks.rigged import Ground
+
+# On networks this small two threads wait for each other, beside another process for much longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+torch.set_num_threads(1)
+threadpool_limits(1)
 
 
 @pytest.fixture(scope="session")
