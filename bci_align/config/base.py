@@ -30,7 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Count the values of a document with its aliases (``*name``) written out: a page of them can name more than fits a memory."""
+    """Count the values of a document with its aliases (``*name``) written out: a page of them can name gigabytes."""
     if (n := known.get(id(node), 0)) is None:
         raise yaml.composer.ComposerError(None, None, "a value that holds itself", node.start_mark)
     if n:
