@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from bci_align.runtime.fault_log import EPISODE_S
 from bci_align.streams.contract import Flags
 from benchmarks.judged import Found, account, behaviour, flags_of, recovered, seen
 from benchmarks.rigged import Scene
@@ -80,7 +79,6 @@ def reshaped(what: str) -> Callable[[Scene], Found]:
 
     def run(scene: Scene) -> Found:
         rig = scene.rig
-        scene.wait(1.2 * EPISODE_S)  # a mismatch right after another one would be told with it
         found = Found(f"rig restarted: {what}", scene.over, f"streams withdrawn, back with {what}, then as they were")
         begin = closed(scene)
         shown = opened(scene, rig, **SHAPES[what])

@@ -1,4 +1,7 @@
-"""Faults counted, and told once per episode: a fault that comes back within a second has not been away."""
+"""Faults counted, and told once per episode: a fault that comes back within a second has not been away.
+
+News of the connection, which has a sentence of its own, always begins an episode: it is heard of once per change.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +73,8 @@ class FaultLog:
     ) -> None:
         """Take in the flags of bin ``seq`` at ``now`` (bins and samples so far); other bits than :data:`FAULTS` do not matter.
 
-        ``culprits`` are channels by flag: one that was not in the episode yet begins another. ``missing`` counts GAP, ``times``
-        the other bits.
+        ``culprits`` are channels by flag: one that was not in the episode yet begins another. ``sentence`` begins one and is what
+        is told of it. ``missing`` counts GAP, ``times`` the other bits.
         """
         bits = flags & _COUNTED
         told = _TOLD if flags & _WHY_BAD else FAULTS
@@ -82,7 +85,7 @@ class FaultLog:
             self.faults[index] += min(missing, _MOST) if bit == _GAP else times
             if not bit & told:
                 continue
-            new = now - self._last.get(bit, -self._apart) >= self._apart
+            new = sentence is not None or now - self._last.get(bit, -self._apart) >= self._apart
             self._last[bit] = now
             mask = None if culprits is None else culprits.get(bit)
             if mask is not None:

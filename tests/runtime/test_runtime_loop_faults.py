@@ -142,6 +142,17 @@ def test_a_lost_stream_that_comes_back() -> None:
     assert news[0]["sentence"] == "the stream is gone"
 
 
+def test_every_change_of_the_connection_is_told_however_soon_it_follows() -> None:
+    loop, _ = new_loop()
+    x = counts(40)
+    other = Link("mismatch", "expected 5 channels, found 6")
+    for k, link in enumerate((LOST, BACK, LOST, OTHER, other, BACK)):
+        feed(loop, x, 5 * k, 5 * k + 5)
+        loop.on_link(link)
+    told = [n["sentence"] for n in loop.news() if n["report"] == "fault_episode" and n["fault"] in ("lost", "mismatch")]
+    assert told == [LOST.sentence, LOST.sentence, OTHER.sentence, other.sentence]
+
+
 def test_another_sender_counts_and_times_as_it_likes() -> None:
     loop, _ = new_loop()
     x = counts(60)
