@@ -67,6 +67,19 @@ def throttling(runtime_us: int | None, period_us: int | None) -> Finding:
     return Finding(level, name, found, "sysctl kernel.sched_rt_runtime_us=950000")
 
 
+def background(autogroup: int | None) -> Finding:
+    """Whether the aligner's lowest priority counts against the rig's own programs; ``sched_autogroup_enabled``, None not known.
+
+    With it on, Linux shares the cores out among sessions (terminals, services) first: to a program of another session the
+    aligner is as important as anything else.
+    """
+    name = "background work"
+    if not autogroup:
+        return Finding("ok", name, "the aligner's lowest priority counts against every process")
+    found = "the kernel groups processes by terminal (autogroup): the aligner's lowest priority counts only within its own"
+    return Finding("warning", name, found, "sysctl kernel.sched_autogroup_enabled=0 before the rig starts, or spare a core")
+
+
 def memory(limit: int | None) -> Finding:
     """Whether the decoder may keep its memory from being swapped out; ``limit`` bytes, -1 without, None not known."""
     if limit is None:

@@ -64,6 +64,7 @@ def examine(
         doctor.throttling(
             machine.number("/proc/sys/kernel/sched_rt_runtime_us"), machine.number("/proc/sys/kernel/sched_rt_period_us")
         ),
+        doctor.background(machine.number("/proc/sys/kernel/sched_autogroup_enabled")),
         doctor.memory(machine.memory_lock()),
         doctor.kernel(*machine.kernel()),
         doctor.cores(allowed, everything, *((None, None) if known is None else (known.decoder_core, known.background_cores))),

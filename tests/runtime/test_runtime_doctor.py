@@ -36,6 +36,9 @@ def run_of(p999: float, wake: float = 0.1, step: float = 0.2) -> dict[str, Any]:
         (doctor.throttling(None, None), "ok", "does not"),
         (doctor.throttling(100_000, 1_000_000), "warning", "sysctl kernel.sched_rt_runtime_us"),
         (doctor.throttling(0, 1_000_000), "fault", "sysctl"),
+        (doctor.background(1), "warning", "sched_autogroup_enabled=0"),
+        (doctor.background(0), "ok", "every process"),
+        (doctor.background(None), "ok", "every process"),
         (doctor.memory(-1), "ok", "not limited"),
         (doctor.memory(None), "ok", "does not tell"),
         (doctor.memory(8 * 2**20), "warning", "limited to 8 MB"),
@@ -154,7 +157,7 @@ def test_a_whole_examination(bundle: Bundle, tmp_path: Path) -> None:
     config = LiveConfig.model_validate({"bundle": str(bundle.path), "out": str(tmp_path / "out")})
     findings, facts = examination.examine(config, 1.0, lambda *p: heard.append(p))
     by_name = {f.name: f for f in findings}
-    assert len(by_name) == len(findings) == 18
+    assert len(by_name) == len(findings) == 19
     assert by_name["bundle"].level == by_name["disk"].level == "ok"
     assert (facts["channels"], facts["bin_ms"]) == (len(bundle.manifest.channels), pytest.approx(1e3 * bundle.manifest.bin_s))
     granted = hasattr(os, "sched_setscheduler") and facts["jitter_ms"]["fifo"]["granted"]
