@@ -185,6 +185,7 @@ class _Aligner:
         finally:
             self._shared.set(Cell.ALIGNING, 0)
         self._buffer.clear()
+        process.trim()
         self._shared.set(Cell.COLLECT_FROM, collect_from)
 
     def _align(self, base: Bundle, generation: int, ordered: bool) -> None:
