@@ -134,7 +134,7 @@ class Range:
         needed = {"decoder": ("decoder", "standby"), "supervisor": ("recorder",)}.get(victim, (victim,))
         self.must(lambda: all(run.up[who] not in (None, *self._dead) for who in needed), f"no {victim} to kill")
         if "recorder" in needed:
-            self.must(lambda: last_bin(recordings(self.out)[-1]) >= 0, "no recording with a bin")
+            self.must(self._recording_goes_on, "no recording that keeps up")
         pid = run.process.pid if victim == "supervisor" else run.up[victim]
         assert pid is not None
         kill = Kill(victim, next((r["report"] for _, r in reversed(run.reports) if r["report"] in _PHASES), "start"))
@@ -150,6 +150,13 @@ class Range:
         if victim == "supervisor":
             self._again(kill)
         return kill
+
+    def _recording_goes_on(self) -> bool:
+        """Whether the newest recording keeps up: after one was killed, the next has to catch up first."""
+        sent = {b.seq: b.at for b in self.rig.bins}
+        found = sent.get(last_bin(recordings(self.out)[-1]), -math.inf) > time.monotonic() - 2 * self._most_s
+        time.sleep(0 if found else 0.2)
+        return found
 
     def _goes_on(self, kill: Kill, at: float, victim: str) -> None:
         self.must(lambda: bool(self.answered(at)), f"no answer after the {victim} was killed")
@@ -189,7 +196,7 @@ class Range:
             kill.wrong.append(f"recording: {e}")
             return
         if kill.victim in ("recorder", "supervisor"):
-            sent = {b.seq: b.at for b in self.rig.bins[-2000:]}
+            sent = {b.seq: b.at for b in self.rig.bins}  # all: what is left of a killed supervisor may take its time to end
             kill.loss_s = max(at - sent.get(last, -math.inf), 0.0)
             if kill.loss_s > self._most_s:
                 kill.wrong.append(f"expected a recording up to {self._most_s:g} s before the kill, found {kill.loss_s:.2f} s")
