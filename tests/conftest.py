@@ -20,6 +20,19 @@ torch.set_num_threads(1)
 threadpool_limits(1)
 
 
+LIVE = {"cli", "latency", "runtime", "sim", "streams"}
+LIVE_FILES = {"test_fault_matrix.py", "test_kills.py", "test_readme.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs processes, sockets and clocks of its own."""
+    tests = Path(__file__).parent
+    for item in items:
+        room = item.path.relative_to(tests).parts[0]
+        if room in LIVE | LIVE_FILES:
+            item.add_marker("live")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Where the real recordings lie: $BCI_ALIGN_DATA, or shared/data beside the repository. They are never in it."""
