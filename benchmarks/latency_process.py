@@ -123,7 +123,7 @@ def aligning(bundle: str, pipe: Pipe) -> None:
     from bci_align.bundle.store import load_bundle
     from bci_align.config import AlignConfig
 
-    process.background()
+    process.give_way()
     loaded = load_bundle(bundle)
     trials = loaded.source_trials()
 

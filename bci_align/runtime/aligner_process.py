@@ -71,11 +71,15 @@ class _Stopped(Exception):
 def main(layout: Layout, config: LiveConfig, pipe: Pipe, methods: Methods | None) -> None:
     """Run the process until its last alignment is done, it is told to stop, or it fails; a failure is reported."""
     process.ignore_interrupts()
-    process.background(config.supervisor.background_cores)
+    if config.supervisor.background_cores:
+        process.keep_on(config.supervisor.background_cores)
     try:
         shared = Shared.attach(layout)
         try:
-            _Aligner(shared, config, pipe, methods or standard_methods(config.gates)).run()
+            # First: at the lowest priority the import of torch takes a minute on a busy machine, and a run waits for everybody.
+            methods = methods or standard_methods(config.gates)
+            process.give_way()
+            _Aligner(shared, config, pipe, methods).run()
         finally:
             shared.close()
     except _Stopped:

@@ -216,7 +216,7 @@ def _loop(plan: Plan, pipe: Connection[Any, Any]) -> None:
 def _busy() -> None:
     """Keep a core busy until killed, or until the parent is gone."""
     process.ignore_interrupts()
-    process.background()
+    process.give_way()
     parent = process.ParentWatch()
     x = np.random.default_rng(0).standard_normal((200, 200))
     while not parent.gone():

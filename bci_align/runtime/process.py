@@ -80,15 +80,14 @@ def real_time(wanted: bool = True, core: int | None = None) -> str:
 
     Says what came of it.
     """
-    parts = [_fifo() if wanted else "default scheduler, as configured", _keep_on((core,)) if core is not None else ""]
+    parts = [_fifo() if wanted else "default scheduler, as configured", keep_on((core,)) if core is not None else ""]
     return ", ".join(p for p in (*parts, _lock_memory() if wanted else "") if p)
 
 
-def background(cores: tuple[int, ...] | None = None) -> str:
-    """Give way to everybody else, on ``cores`` if given; says what came of that."""
+def give_way() -> None:
+    """Compute only where nobody else wants to."""
     if hasattr(os, "nice"):
         os.nice(19)
-    return _keep_on(cores) if cores else ""
 
 
 def trim() -> None:
@@ -110,7 +109,8 @@ def _fifo() -> str:
     return f"SCHED_FIFO, priority {_PRIORITY}"
 
 
-def _keep_on(cores: tuple[int, ...]) -> str:
+def keep_on(cores: tuple[int, ...]) -> str:
+    """Run on ``cores`` alone; says what came of that."""
     named = f"core {cores[0]}" if len(cores) == 1 else f"cores {', '.join(map(str, cores))}"
     if not hasattr(os, "sched_setaffinity"):
         return f"any core: this system has no way to keep a process on {named}"

@@ -40,7 +40,9 @@ def main(layout: Layout, config: LiveConfig, pipe: Pipe) -> None:
     no reason to start it again) and ``finished`` (path, records).
     """
     process.ignore_interrupts()
-    process.background(config.supervisor.background_cores)
+    # Not the lowest priority: it computes little, and on a busy machine the last second has to be on the disk all the same.
+    if config.supervisor.background_cores:
+        process.keep_on(config.supervisor.background_cores)
     try:
         shared = Shared.attach(layout)
         try:

@@ -158,7 +158,8 @@ def test_a_whole_examination(bundle: Bundle, tmp_path: Path) -> None:
     findings, facts = examination.examine(config, 1.0, lambda *p: heard.append(p))
     by_name = {f.name: f for f in findings}
     assert len(by_name) == len(findings) == 19
-    assert by_name["bundle"].level == by_name["disk"].level == "ok"
+    assert by_name["bundle"].level == "ok"
+    assert by_name["disk"].level != "fault"  # how fast it is depends on who else writes
     assert (facts["channels"], facts["bin_ms"]) == (len(bundle.manifest.channels), pytest.approx(1e3 * bundle.manifest.bin_s))
     granted = hasattr(os, "sched_setscheduler") and facts["jitter_ms"]["fifo"]["granted"]
     assert by_name["scheduler"].level == ("ok" if granted else "warning")
