@@ -15,7 +15,8 @@ What moves a bin's place in the stream:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from math import isfinite
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from bci_align.streams.contract import Bin, Flags
 
 Counts = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Trail = tuple[Counts, Any]
+"""Counts of one bin and the trail of the bins before it, ``()`` at its end: it grows by a bin without being copied."""
 
 WINDOW = 64
 """Bins back in which a duplicate is told from a bin out of order; what is further behind is another count."""
@@ -46,6 +49,13 @@ _SILENT, _SATURATED = int(Flags.SILENT), int(Flags.SATURATED)
 _UNUSABLE = _NON_FINITE | _NEGATIVE | _IMPLAUSIBLE | _MALFORMED
 _NEVER = 2**62
 _FLOAT32 = np.dtype(np.float32)
+_UINT32 = np.dtype(np.uint32)
+_SEEN = 2**WINDOW - 1
+_NONE_OUT = (0, 0)
+_INFINITE = np.float32(np.inf).view(np.uint32)
+_NOBODY: dict[int, Mask] = {}
+_MOST_TRAIL = 64
+"""Bins after which channels are looked at even if none can have sat at its count for too long: what is kept stays short."""
 
 
 class CheckState(NamedTuple):
@@ -59,12 +69,12 @@ class CheckState(NamedTuple):
     """Bit k: bin ``seq - k`` was taken."""
     early: float
     """Smallest ``arrived - t`` of late, seconds."""
-    raw: Counts
-    """Counts as they came (C,)."""
+    trail: Trail
+    """Counts as they came, this bin's first, back to those of the last look."""
     n: int
     """Bins taken."""
     since: NDArray[np.int64]
-    """Value of ``n`` at which each channel came to this count (C,)."""
+    """Value of ``n`` at which each channel came to its count (C,), as of the last look."""
     look: int
     """Value of ``n`` before which no channel can have sat at its count for too long."""
     good: Counts
@@ -92,7 +102,7 @@ class Checked(NamedTuple):
     """Steps of :attr:`Checks.mean` that the encoder shall take first, in their place."""
     anew: bool = False
     """The encoder's state shall start anew with this bin."""
-    culprits: dict[int, Mask] = {}  # noqa: RUF012
+    culprits: dict[int, Mask] = _NOBODY
     """Channels (C,) at fault, by flag; never filled in place."""
 
 
@@ -113,13 +123,18 @@ class Checks:
     def __init__(self, read_in: ReadIn, bin_s: float, config: ChecksConfig) -> None:
         self._config, self._bin_s = config, bin_s
         self.mean: Counts = np.asarray(read_in.mean, np.float32)
-        self.channels = len(self.mean)
+        self.channels, self._shape = len(self.mean), self.mean.shape
         self._most = config.most_hz * bin_s
         self._jump, self._late = config.time_jump_bins * bin_s, config.late_bins * bin_s
         with np.errstate(all="ignore"):  # a read-in that is not finite is refused elsewhere
             sd = 1.0 / np.asarray(read_in.gain, np.float64)
             flood = np.minimum(self.mean + config.flood_sd * sd, self._most)
             self._flood = np.where(np.isfinite(flood), flood, self._most).astype(np.float32)
+            # Read as integers, floats from 0 up keep their order, and negative numbers, infinity and NaN lie above them all: one
+            # comparison tells whether a bin needs a closer look.
+            beyond = np.minimum(np.abs(self._flood).view(np.uint32) + 1, _INFINITE)
+            self._beyond = np.where(self._flood >= 0, beyond, 0).astype(np.uint32)
+            self._none = bytes(self.channels)
             self._flooded = config.flooded * self.channels
             improbable = silence(self.mean.astype(np.float64), sd)
             limit = np.maximum(np.ceil(config.silent_s / bin_s), np.ceil(improbable)) - 1
@@ -142,7 +157,7 @@ class Checks:
         """Give the state before the first bin."""
         c = self.channels
         nothing = np.full(c, np.nan, np.float32)
-        return CheckState(None, math.nan, 0, math.inf, nothing, 0, np.zeros(c, np.int64), 0, self.mean, (0, 0))
+        return CheckState(None, math.nan, 0, math.inf, (nothing, ()), 0, np.zeros(c, np.int64), 0, self.mean, _NONE_OUT)
 
     def reconnected(self, state: CheckState) -> CheckState:
         """``state`` after a break in the connection: the way here may have another length."""
@@ -150,51 +165,58 @@ class Checks:
 
     def renumbered(self, state: CheckState) -> CheckState:
         """``state`` for a sender whose numbers and times begin anew."""
-        return state._replace(seq=None, t=math.nan, seen=0, early=math.inf, other=(0, 0))
+        return state._replace(seq=None, t=math.nan, seen=0, early=math.inf, other=_NONE_OUT)
 
     def step(self, state: CheckState, item: Bin) -> tuple[CheckState, Checked]:
         """Check one bin."""
-        seq, t, arrived, flags, missing = item.seq, item.t, item.arrived, 0, 0
-        last, early = state.seq, state.early
+        seq, t, raw, flags, missing = item.seq, item.t, item.counts, 0, 0
+        last, before, seen, early, trail, n, since, look, good, _ = state  # at once: by name, each is a call
         if last is None:
             seen, early = 1, math.inf
-            t = t if math.isfinite(t) else 0.0
+            t = t if isfinite(t) else 0.0
         else:
             ahead = seq - last
             if ahead <= 0:
                 return self._behind(state, item, -ahead)
-            seen = (state.seen << ahead | 1) & (2**WINDOW - 1) if ahead < WINDOW else 1
+            seen = (seen << ahead | 1) & _SEEN if ahead < WINDOW else 1
             if ahead > 1:
                 flags, missing = _GAP, ahead - 1
-            expected = state.t + ahead * self._bin_s
+            expected = before + ahead * self._bin_s
             if not abs(t - expected) <= self._jump:
                 flags |= _JUMP
-                t, early = (t if math.isfinite(t) else expected), math.inf
+                t, early = (t if isfinite(t) else expected), math.inf
             early += FORGET * ahead * self._bin_s
-        lag = arrived - t
-        if math.isfinite(lag):
+        lag = item.arrived - t
+        if isfinite(lag):
             if lag - early > self._late:
                 flags |= _LATE
             early = min(early, lag)
-        raw, found, culprits = self._channels(item.counts)
-        flags |= found
-        n, look = state.n + 1, state.look
-        since = np.where(raw != state.raw, n, state.since)
+        culprits = _NOBODY
+        if not (
+            raw.dtype is _FLOAT32
+            and raw.shape == self._shape
+            and (raw.view(_UINT32) >= self._beyond).tobytes() == self._none  # quicker than to count them
+        ):
+            raw, found, culprits = self._channels(raw)
+            flags |= found
+        n += 1
+        trail = raw, trail
         if n >= look:
+            since, trail = unchanged_since(trail, n, since), (raw, ())
             look, stuck = self._stuck(n, raw, since)
             if stuck:
                 culprits = culprits | stuck
                 flags |= sum(stuck)
         if not flags:
-            return CheckState(seq, t, seen, early, raw, n, since, look, raw, (0, 0)), Checked(0, raw, t)
-        counts, zero = self._stand_in(flags, raw, state.good, culprits)
-        good = state.good if counts is None else counts
+            return CheckState(seq, t, seen, early, trail, n, since, look, raw, _NONE_OUT), Checked(0, raw, t)
+        counts, zero = self._stand_in(flags, raw, good, culprits)
+        good = good if counts is None else counts
         fills = missing > 0 and self._config.gap == "fill"
         fill = missing if fills and missing <= self._config.fill_most else 0
         if flags & _UNUSABLE:
             flags |= _BAD
         result = Checked(flags, counts, t, False, zero, missing, fill, fills and not fill, culprits)
-        return CheckState(seq, t, seen, early, raw, n, since, look, good, (0, 0)), result
+        return CheckState(seq, t, seen, early, trail, n, since, look, good, _NONE_OUT), result
 
     def _behind(self, state: CheckState, item: Bin, behind: int) -> tuple[CheckState, Checked]:
         """Leave out a bin that is ``behind`` bins before the last one, or find that its sender counts anew."""
@@ -214,7 +236,7 @@ class Checks:
         over = end <= n
         if not over.any():
             # What changes its count from here on has at least the shortest of all limits before it.
-            return min(int(end.min()), n + 1 + self._shortest), {}
+            return min(int(end.min()), n + 1 + self._shortest, n + _MOST_TRAIL), {}
         return n + 1, {bit: m for bit, m in ((_SILENT, over & (raw == 0)), (_SATURATED, over & speaks)) if m.any()}
 
     def _channels(self, counts: Counts) -> tuple[Counts, int, dict[int, Mask]]:
@@ -222,7 +244,7 @@ class Checks:
         if counts.dtype is not _FLOAT32:
             with np.errstate(over="ignore"):  # what does not fit is infinite, and found below
                 counts = counts.astype(np.float32)
-        if counts.shape != self.mean.shape:
+        if counts.shape != self._shape:
             return np.full(self.channels, np.nan, np.float32), _MALFORMED, {}
         over = counts > self._flood
         flooded = np.count_nonzero(over)
@@ -252,6 +274,23 @@ class Checks:
         if masks:
             raw = np.where(np.logical_or.reduce(masks), self.mean, raw)
         return raw, False
+
+
+def unchanged_since(trail: Trail, n: int, since: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Value of ``n`` at which each channel (C,) came to the count that it has in bin ``n``, the first of ``trail``.
+
+    ``since`` says so of the last bin of the trail. It is asked for at a look, not in every bin, of which only one in dozens is.
+    """
+    rows = []
+    while trail:
+        rows.append(trail[0])
+        trail = trail[1]
+    if len(rows) == 2:  # a channel at fault is looked at in every bin
+        return np.where(rows[0] != rows[1], n, since)
+    counts = np.array(rows)
+    changed = counts[:-1] != counts[1:]
+    back = changed.argmax(0)  # bins since the latest change, if there was one
+    return np.where(changed[back, np.arange(len(back))], n - back, since)
 
 
 def silence(mean: NDArray[np.float64], sd: NDArray[np.float64]) -> NDArray[np.float64]:

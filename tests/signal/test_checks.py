@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig
 from bci_align.models.read_in import ReadIn
-from bci_align.signal.checks import NEW_COUNT, WINDOW, Checked, Checks, silence
+from bci_align.signal.checks import NEW_COUNT, WINDOW, Checked, Checks, silence, unchanged_since
 from bci_align.streams.contract import Bin, Flags
 
 BIN_S = 0.02
@@ -282,3 +282,29 @@ def test_whatever_comes_the_encoder_sees_sensible_counts(
         assert (f.flags, f.left_out, f.missing, f.fill) == (g.flags, g.left_out, g.missing, g.fill)
         assert (f.counts is None) == (g.counts is None)
         assert f.counts is None or (g.counts is not None and f.counts.tobytes() == g.counts.tobytes())
+
+
+@pytest.mark.parametrize("bins", [1, 2, 49])
+def test_a_look_now_and_then_finds_what_a_look_at_every_bin_would(bins: int) -> None:
+    x = np.random.default_rng(bins).poisson(0.1, (bins + 1, 40)).astype(np.float32)
+    x[-1, 3] = np.nan  # equal to nothing, not even to itself
+    since = before = np.arange(40)
+    trail: Any = (x[0], ())
+    for k in range(1, bins + 1):
+        since = np.where(x[k] != x[k - 1], 100 + k, since)
+        trail = (x[k], trail)
+    assert (unchanged_since(trail, 100 + bins, before) == since).all()
+
+
+def test_every_count_is_told_from_what_cannot_be_one() -> None:
+    checks = Checks(read_in(), BIN_S, ChecksConfig(flood_sd=3.0, flooded=0.01, most_hz=500.0))
+    flood = checks._flood[0]
+    negative_nan = np.array([0xFFC00001], np.uint32).view(np.float32)[0]
+    usual = (0.0, -0.0, 1e-45, 1.0, flood)
+    at_fault = {Flags.IMPLAUSIBLE: (np.nextafter(flood, np.float32(99)), 10.0, 10.1, 3e38), Flags.NEGATIVE: (-1e-45, -1.0)}
+    at_fault[Flags.NON_FINITE] = (np.inf, -np.inf, np.nan, negative_nan)
+    for flag, values in {Flags.NONE: usual, **at_fault}.items():
+        for value in values:
+            x = np.zeros(C, np.float32)
+            x[0] = value
+            assert checks.step(checks.state0(), at(0, x))[1].flags & ~Flags.BAD_COUNTS == flag, value
