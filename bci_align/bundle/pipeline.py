@@ -6,7 +6,9 @@ Offline scoring, the gate and the live loop all call :meth:`Pipeline.step`; ther
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
+from operator import gt
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,54 @@ class State(NamedTuple):
 
     core: NDArray[np.float32]
     decoder: Floats
+
+
+class _Bound:
+    """The core bound to one read-in and to buffers: to hand over arrays by name costs as much as a third of the step.
+
+    The state's two buffers change places with every bin, so that one who steps this read-in alone, as a live loop does each of
+    its generations, finds the last bin's state where the core reads it.
+    """
+
+    def __init__(self, session: ort.InferenceSession, read_in: ReadIn) -> None:
+        self.read_in, self._session = read_in, session
+        shapes = {a.name: a.shape for a in (*session.get_inputs(), *session.get_outputs())}
+        self._counts, self._latents, *self._states = (
+            np.zeros(shapes[name], np.float32) for name in ("counts", OUTPUTS[0], "state", OUTPUTS[1])
+        )
+        self._row, self._latents_row, self._shape = self._counts[0], self._latents[0], self._counts[0].shape
+        self.latents: Floats = np.zeros(self._latents_row.shape)
+        """Whitened latents (d,) of the last step, until the next one."""
+        self._run = [self._bind(*self._states), self._bind(*reversed(self._states))]
+        self._side = 0
+        self._last: NDArray[np.float32] | None = None
+
+    def _bind(self, state: NDArray[np.float32], state_out: NDArray[np.float32]) -> Callable[[], None]:
+        """What steps the core from ``state`` to ``state_out``."""
+        session = self._session
+        binding = session.io_binding()
+        inputs = {"counts": self._counts, "state": state} | {name: getattr(self.read_in, name) for name in INPUTS[2:]}
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array, np.float32))
+        for name, array in zip(OUTPUTS, (self._latents, state_out), strict=True):
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        # What the public method calls in the end: its own checks are the same in every bin, and a twentieth of the step.
+        run, inner = getattr(getattr(session, "_sess", None), "run_with_iobinding", None), getattr(binding, "_iobinding", None)
+        return partial(session.run_with_iobinding, binding) if run is None or inner is None else partial(run, inner, None)
+
+    def step(self, core: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Step ``core`` (1, H) over ``counts`` (C,): its state after them."""
+        if counts.shape != self._shape:
+            raise MismatchError(f"counts: expected {self._shape[0]} channels, found an array of shape {counts.shape}")
+        side = self._side
+        self._row[...] = counts
+        if core is not self._last:
+            self._states[side][...] = core
+        self._run[side]()
+        self._side = side = 1 - side
+        self.latents[...] = self._latents_row
+        self._last = after = self._states[side].copy()
+        return after
 
 
 class Pipeline:
@@ -57,14 +107,8 @@ class Pipeline:
         self._session = ort.InferenceSession(onnx_core, options, providers=["CPUExecutionProvider"])
         self.decoder, self.scale, self.clamp = decoder, scale, clamp
         self._hidden = hidden
-        shapes = {a.name: a.shape for a in (*self._session.get_inputs(), *self._session.get_outputs())}
-        # The core reads and writes these: to hand over arrays by name costs as much as a third of the step.
-        self._counts, self._core, self._latents, self._core_out = (
-            np.zeros(shapes[name], np.float32) for name in ("counts", "state", *OUTPUTS)
-        )
-        self._bound: deque[tuple[ReadIn, ort.IOBinding]] = deque(maxlen=_BOUND)
-        self._of: ReadIn | None = None
-        self._binding: ort.IOBinding | None = None
+        self._bound: deque[_Bound] = deque(maxlen=_BOUND)
+        self._of: _Bound | None = None
 
     def state0(self) -> State:
         """Give the state before the first bin."""
@@ -74,34 +118,25 @@ class Pipeline:
         self, core: NDArray[np.float32], counts: NDArray[np.float32], read_in: ReadIn
     ) -> tuple[NDArray[np.float32], Floats]:
         """Step the core alone: ``(core state (1, H), whitened latents (d,))`` for one bin of counts (C,)."""
-        if counts.shape != self._counts.shape[1:]:
-            raise MismatchError(f"counts: expected {self._counts.shape[1]} channels, found an array of shape {counts.shape}")
-        self._counts[0] = counts
-        self._core[:] = core
-        if read_in is not self._of:
-            self._of, self._binding = read_in, self._bind(read_in)
-        self._session.run_with_iobinding(self._binding)
-        return self._core_out.copy(), self._latents[0].astype(np.float64)
+        bound = self._bind(read_in)
+        return bound.step(core, counts), bound.latents.copy()
 
-    def _bind(self, read_in: ReadIn) -> ort.IOBinding:
-        """The core bound to its buffers and to ``read_in``, both of which the binding keeps."""
-        for bound, binding in self._bound:
-            if bound is read_in:
-                return binding
-        binding = self._session.io_binding()
-        inputs = {"counts": self._counts, "state": self._core} | {name: getattr(read_in, name) for name in INPUTS[2:]}
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array, np.float32))
-        for name, array in zip(OUTPUTS, (self._latents, self._core_out), strict=True):
-            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._bound.append((read_in, binding))
-        return binding
+    def _bind(self, read_in: ReadIn) -> _Bound:
+        for bound in self._bound:
+            if bound.read_in is read_in:
+                return bound
+        self._bound.append(_Bound(self._session, read_in))
+        return self._bound[-1]
 
     def step(self, state: State, counts: NDArray[np.float32], read_in: ReadIn) -> tuple[State, Floats, bool]:
         """Decode one bin of ``counts`` (C,) float32: ``(state, output (K,) in physical units, whether it was clamped)``."""
-        core, latents = self.encode(state.core, counts, read_in)
-        decoder, y = self.decoder.step(state.decoder, latents)
-        clamped = True in (np.abs(y) > self.clamp).tolist()
+        before, line = state
+        bound = self._of
+        if bound is None or bound.read_in is not read_in:
+            bound = self._of = self._bind(read_in)
+        core = bound.step(before, counts)
+        decoder, y = self.decoder.step(line, bound.latents)
+        clamped = any(map(gt, map(abs, y.tolist()), self.clamp.tolist()))  # so few numbers are quicker compared without NumPy
         if clamped:
             y = np.clip(y, -self.clamp, self.clamp)
         return State(core, decoder), y * self.scale, clamped

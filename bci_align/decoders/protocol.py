@@ -26,7 +26,10 @@ class Decoder(Protocol):
         ...
 
     def step(self, state: Floats, latents: Floats) -> tuple[Floats, Floats]:
-        """Take one bin of latents (d,) and give ``(state, kinematics (K,))``."""
+        """Take one bin of latents (d,) and give ``(state, kinematics (K,))``.
+
+        Neither may be, or be a view of, ``latents``: that is the caller's, who writes the next bin's there.
+        """
         ...
 
     def arrays(self) -> Arrays:
