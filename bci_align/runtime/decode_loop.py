@@ -19,6 +19,8 @@ freeze, resume        the output is zero; states go on, so that the first bin af
 
 from __future__ import annotations
 
+import math
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from bci_align.runtime.marks import TrialClock
 from bci_align.runtime.promotion import Promoter, Promotion
 from bci_align.runtime.slots import HISTORY, Floats, Seen, Slot, Stepper, finite_all
 from bci_align.signal.checks import Checks, Counts
-from bci_align.signal.safety import Safety, finite
+from bci_align.signal.safety import Safety
 from bci_align.signal.stale import Silence, tick
 from bci_align.streams.contract import Bin, Decoded, Flags, Link, TrialEvent
 
@@ -94,7 +96,8 @@ class DecodeLoop:
         self._t = 0.0
         self._pending = 0
         self._lost = self._mismatch = self._frozen = self._renew = False
-        self._silence = Silence()
+        self._arrived = math.nan
+        self._silence: Silence | None = None  # made of the last bin's arrival when it is asked for
         self._news: list[dict[str, Any]] = []
         self.gaps = 0
         """Bins that never arrived."""
@@ -134,50 +137,53 @@ class DecodeLoop:
 
     def on_bin(self, item: Bin) -> Decoded | None:
         """Decode one bin; None for one that is no news: it is counted, and flagged on the next sample."""
-        promoter, before = self.promoter, self._checked.good
-        self._checked, checked = promoter.leader.checks.step(self._checked, item)
+        promoter, before = self.promoter, self._checked
+        self._checked, checked = promoter.leader.checks.step(before, item)
+        flags, counts, t, left_out, zero, missing, fill, anew, culprits = checked  # at once: by name, each is a call
+        seq = item.seq
         self._now += 1
-        flags, t, seq = checked.flags, checked.t, item.seq
-        if checked.left_out:
+        if left_out:
             self._pending |= flags
             self._log.add(flags, self._now, seq)
             return None
-        self._seq, self._t, self._silence = seq, t, Silence(item.arrived)
+        self._seq, self._t, self._arrived, self._silence = seq, t, item.arrived, None
         if flags & _RESTARTED:
             self._new_sender()
-        if checked.anew:
+        if anew:
             self._anew()
         if self._renew:
             self._renew, flags = False, flags | _RESTARTED
-        self._inside = self._trial.inside(item if t == item.t else Bin(seq, t, item.counts))
-        if self._inside:
+        trial = self._trial
+        self._inside = inside = trial.inside(item if t == item.t else Bin(seq, t, item.counts))
+        if inside:
             flags |= _IN_TRIAL
-        flags |= promoter.boundary(seq, (self._trial.between or not self._inside) and not self._unsure)
-        if checked.counts is None or self._mismatch:
-            values = self._safety.zero() if checked.zero or self._mismatch else self._safety.decay(self._values)
+        flags |= promoter.boundary(seq, (trial.between or not inside) and not self._unsure)
+        if counts is None or self._mismatch:
+            values = self._safety.zero() if zero or self._mismatch else self._safety.decay(self._values)
         else:
-            values, more = self._decode(seq, checked.counts, checked.fill, before)
+            values, more = self._decode(seq, counts, fill, before.good)
             flags |= more
         if self._lost or self._mismatch:
             flags |= _MISMATCH if self._mismatch else _LOST
         if self._frozen:
             values, flags = self._safety.zero(), flags | _FROZEN
         self._values = values
-        if flags & _BAD:
-            self.bad += 1
         if flags & ~_IN_TRIAL:
-            self.gaps += checked.missing
-            self._log.add(flags, self._now, seq, checked.culprits, missing=checked.missing)
+            if flags & _BAD:
+                self.bad += 1
+            self.gaps += missing
+            self._log.add(flags, self._now, seq, culprits, missing=missing)
         if self._pending:
             flags, self._pending = flags | self._pending, 0
-        return Decoded(seq, t, values, promoter.leader.generation, _USUAL[flags] if flags in _USUAL else Flags(flags))
+        named = _USUAL[flags] if flags in _USUAL else Flags(flags)
+        return Decoded(seq, t, values, promoter.leader.generation, named)
 
     def tick(self, now: float) -> Decoded | None:
         """What to publish while no bin comes, None for nothing; ``now`` in seconds of ``time.monotonic``, as ``Bin.arrived``."""
         if self._seq is None or not (self._mismatch or self._config.stale_s):
             return None
         wait_s = 0.0 if self._mismatch else self._config.stale_s
-        self._silence, silent_s = tick(self._silence, now, wait_s, self._bin_s)
+        self._silence, silent_s = tick(self._silence or Silence(self._arrived), now, wait_s, self._bin_s)
         if silent_s is None:
             return None
         flags = _STALE | (_LOST if self._lost else 0) | (_MISMATCH if self._mismatch else 0) | (_IN_TRIAL if self._inside else 0)
@@ -255,9 +261,10 @@ class DecodeLoop:
 
         ``before`` is what it saw last: that stands in for later bins where this one has to be forgotten.
         """
-        promoter, leader = self.promoter, self.promoter.leader
-        for k in range(seq - fill, seq):
-            self._step(k, leader.checks.mean)
+        promoter = self.promoter
+        if fill:
+            for k in range(seq - fill, seq):
+                self._step(k, promoter.leader.checks.mean)
         stepped = self._step(seq, counts)
         if stepped is None:
             self._checked = self._checked._replace(good=before)
@@ -265,7 +272,7 @@ class DecodeLoop:
             return self._safety.zero(), _BAD
         values, clamped = stepped
         flags = _CLAMPED if clamped else 0
-        if (blended := promoter.blend(values)) is not None:
+        if promoter.fade and (blended := promoter.blend(values)) is not None:
             values, flags = blended, flags | _BLENDING
         if self._settle:
             self._settle -= 1
@@ -282,7 +289,7 @@ class DecodeLoop:
         if leader.from_seq is None:
             leader.from_seq = seq
         state, values, clamped = self._pipeline.step(leader.state, counts, leader.read_in)
-        if not (finite(values) and finite_all(state)):
+        if not (all(map(isfinite, values.tolist())) and finite_all(state)):
             return None
         leader.state = state
         self.promoter.seen(Seen(seq, counts, values, clamped))

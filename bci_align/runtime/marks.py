@@ -17,22 +17,22 @@ class Marks:
     """START and END events in order of time; other events are none of its business."""
 
     def __init__(self) -> None:
-        self._waiting: list[TrialEvent] = []
+        self.waiting: list[TrialEvent] = []
 
     def add(self, event: TrialEvent) -> bool:
         """Take in one event; whether it was a mark."""
         if event.name not in (START, END):
             return False
-        insort(self._waiting, event, key=attrgetter("t"))  # equal times keep their order of arrival
-        del self._waiting[:-MOST]
+        insort(self.waiting, event, key=attrgetter("t"))  # equal times keep their order of arrival
+        del self.waiting[:-MOST]
         return True
 
     def due(self, t: float) -> list[TrialEvent]:
         """Take out, in order, what lies inside or before a bin that ends at ``t`` seconds."""
         n = 0
-        while n < len(self._waiting) and self._waiting[n].t + TIME_TOLERANCE_S < t:
+        while n < len(self.waiting) and self.waiting[n].t + TIME_TOLERANCE_S < t:
             n += 1
-        taken, self._waiting = self._waiting[:n], self._waiting[n:]
+        taken, self.waiting = self.waiting[:n], self.waiting[n:]
         return taken
 
 
@@ -59,7 +59,7 @@ class TrialClock:
         """Whether a trial runs in ``item``; call once for every bin, in order."""
         inside = self._running
         before, self._begin, ended = self._begin, item.t - self._bin_s, self._end
-        for mark in self._marks.due(item.t):
+        for mark in self._marks.due(item.t) if self._marks.waiting else ():
             self._running = mark.name == START
             if self._running:
                 inside = True

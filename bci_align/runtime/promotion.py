@@ -81,7 +81,8 @@ class Promoter:
         self._probation: Comparison | None = None
         self._back: tuple[str, bool] | None = None
         """Why the generation before shall lead again, and whether at once."""
-        self._fade = 0
+        self.fade = 0
+        """Bins for which the output is still on its way to the leader's."""
         self._last: Floats | None = None
         self._news: list[dict[str, Any]] = []
 
@@ -154,8 +155,10 @@ class Promoter:
     def seen(self, seen: Seen) -> None:
         """Note what the leader's encoder saw, for all who follow."""
         self._history.append(seen)
-        for follower in self.followers:
-            follower.add(seen, self._history)
+        if self._candidate is not None:
+            self._candidate.add(seen, self._history)
+        if self._beside is not None:
+            self._beside.add(seen, self._history)
 
     def failed(self) -> None:
         """Note that the leader gave nothing finite for a bin: on probation that is the end of it."""
@@ -164,20 +167,20 @@ class Promoter:
 
     def blend(self, values: Floats) -> Floats | None:
         """The output (K,) on its way from the generation before to the leader's ``values`` of the bin seen last; None: there."""
-        if not self._fade:
+        if not self.fade:
             return None
-        beside, share = self._beside, self._fade / (self._config.blend_bins + 1)
+        beside, share = self._beside, self.fade / (self._config.blend_bins + 1)
         there = beside is None or len(beside.behind) > _MOST_WAIT
         while not there and beside is not None and beside.behind:
             there = not self._step_beside()
-        self._fade = 0 if there else self._fade - 1
+        self.fade = 0 if there else self.fade - 1
         self._let_go()
         return None if there or self._last is None else share * self._last + (1.0 - share) * values
 
     def anew(self) -> None:
         """Start every state anew with the next bin."""
         self._history.clear()
-        self._fade = 0
+        self.fade = 0
         self.leader.state, self.leader.from_seq = self._pipeline.state0(), None
         for follower in self.followers:
             follower.anew()
@@ -263,7 +266,7 @@ class Promoter:
         before = Follower(self._pipeline, self.leader, warm=True)
         self.live = 1 - self.live
         self.slots[self.live] = self.leader = follower.slot
-        self._fade, self._last = fade, None
+        self.fade, self._last = fade, None
         return before
 
     def _roll_back(self, seq: int, reason: str, at_once: bool) -> None:
@@ -271,7 +274,7 @@ class Promoter:
         checks = [] if self._probation is None else self._probation.checks()
         taken_back = self.leader.generation
         before = self._lead(self._beside, 0 if at_once else self._config.blend_bins)
-        self._beside = before if self._fade else None
+        self._beside = before if self.fade else None
         self.slots[1 - self.live] = self._probation = self._back = None
         to, warm_from = self.leader.generation, seq if self.leader.from_seq is None else self.leader.from_seq
         self._tell("rolled_back", taken_back, to=to, bin=seq, warm_from_seq=warm_from, reason=reason, checks=checks)
@@ -287,7 +290,7 @@ class Promoter:
 
     def _let_go(self) -> None:
         """Step the generation before no longer than somebody needs it; its read-in stays in its slot."""
-        if not self._fade and self._probation is None and self._back is None:
+        if not self.fade and self._probation is None and self._back is None:
             self._beside = None
 
     def _drop(self, reason: str) -> None:

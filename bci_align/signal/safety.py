@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +45,11 @@ class Safety:
         The acceleration is limited last, on the way between two outputs within ``max_speed``. Values that are not finite become
         zero.
         """
-        if not finite(values):
+        speed = hypot(*values.tolist())
+        if not (speed < math.inf or finite(values)):  # the norm of the largest finite numbers is beyond them
             return self._rest, True
         cut = False
-        if self._speed is not None and (speed := norm(values)) > self._speed:
+        if self._speed is not None and speed > self._speed:
             values, cut = values * (self._speed / speed), True
         if self._step is not None:
             with np.errstate(over="ignore"):
@@ -67,9 +69,9 @@ class Safety:
 
 def norm(values: Floats) -> float:
     """Euclidean norm, without a square that could overflow."""
-    return math.hypot(*values.tolist())
+    return hypot(*values.tolist())
 
 
 def finite(x: NDArray[np.floating]) -> bool:
     """Whether all numbers of an array are finite."""
-    return np.count_nonzero(np.isfinite(x)) == x.size
+    return 0 not in np.isfinite(x).tobytes()  # quicker than to count them
