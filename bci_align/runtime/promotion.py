@@ -81,8 +81,7 @@ class Promoter:
         self._probation: Comparison | None = None
         self._back: tuple[str, bool] | None = None
         """Why the generation before shall lead again, and whether at once."""
-        self.fade = 0
-        """Bins for which the output is still on its way to the leader's."""
+        self.fade = 0  # bins for which the output is still on its way to the leader's
         self._last: Floats | None = None
         self._news: list[dict[str, Any]] = []
 
@@ -155,10 +154,8 @@ class Promoter:
     def seen(self, seen: Seen) -> None:
         """Note what the leader's encoder saw, for all who follow."""
         self._history.append(seen)
-        if self._candidate is not None:
-            self._candidate.add(seen, self._history)
-        if self._beside is not None:
-            self._beside.add(seen, self._history)
+        for follower in filter(None, (self._candidate, self._beside)):  # not self.followers: a list for every bin
+            follower.add(seen, self._history)
 
     def failed(self) -> None:
         """Note that the leader gave nothing finite for a bin: on probation that is the end of it."""
