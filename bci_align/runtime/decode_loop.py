@@ -19,8 +19,7 @@ freeze, resume        the output is zero; states go on, so that the first bin af
 
 from __future__ import annotations
 
-import math
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -32,17 +31,17 @@ from bci_align.runtime.fault_log import FaultLog
 from bci_align.runtime.marks import TrialClock
 from bci_align.runtime.promotion import Promoter, Promotion
 from bci_align.runtime.slots import HISTORY, Floats, Seen, Slot, Stepper, finite_all
-from bci_align.signal.checks import Checks, Counts
+from bci_align.signal.checks import Checks
 from bci_align.signal.safety import Safety
 from bci_align.signal.stale import Silence, tick
+from bci_align.signal.stuck import Counts
 from bci_align.streams.contract import Bin, Decoded, Flags, Link, TrialEvent
 
 __all__ = ["HISTORY", "DecodeLoop"]
 
 _BAD, _CLAMPED, _IN_TRIAL = int(Flags.BAD_COUNTS), int(Flags.CLAMPED), int(Flags.IN_TRIAL)
 _STALE, _LOST, _MISMATCH = int(Flags.STALE), int(Flags.LOST), int(Flags.MISMATCH)
-_FROZEN, _BLENDING, _RESTARTED = int(Flags.FROZEN), int(Flags.BLENDING), int(Flags.RESTARTED)
-_MALFORMED = int(Flags.MALFORMED)
+_FROZEN, _BLENDING, _RESTARTED, _MALFORMED = int(Flags.FROZEN), int(Flags.BLENDING), int(Flags.RESTARTED), int(Flags.MALFORMED)
 _USUAL = {f: Flags(f) for f in (0, _IN_TRIAL, _CLAMPED, _IN_TRIAL | _CLAMPED)}
 """Made once: to look a flag up in its class costs as much as a check of all channels."""
 
@@ -93,10 +92,9 @@ class DecodeLoop:
         """Faulty bins, and how often each fault began, by flag bit (32,); of GAP the bins that are missing."""
         self._now = 0
         self._seq: int | None = None
-        self._t = 0.0
+        self._t, self._arrived = 0.0, nan
         self._pending = 0
         self._lost = self._mismatch = self._frozen = self._renew = False
-        self._arrived = math.nan
         self._silence: Silence | None = None  # made of the last bin's arrival when it is asked for
         self._news: list[dict[str, Any]] = []
         self.gaps = 0
@@ -137,10 +135,9 @@ class DecodeLoop:
 
     def on_bin(self, item: Bin) -> Decoded | None:
         """Decode one bin; None for one that is no news: it is counted, and flagged on the next sample."""
-        promoter, before = self.promoter, self._checked
+        promoter, before, seq = self.promoter, self._checked, item.seq
         self._checked, checked = promoter.leader.checks.step(before, item)
         flags, counts, t, left_out, zero, missing, fill, anew, culprits = checked  # at once: by name, each is a call
-        seq = item.seq
         self._now += 1
         if left_out:
             self._pending |= flags
@@ -175,8 +172,7 @@ class DecodeLoop:
             self._log.add(flags, self._now, seq, culprits, missing=missing)
         if self._pending:
             flags, self._pending = flags | self._pending, 0
-        named = _USUAL[flags] if flags in _USUAL else Flags(flags)
-        return Decoded(seq, t, values, promoter.leader.generation, named)
+        return Decoded(seq, t, values, promoter.leader.generation, _USUAL[flags] if flags in _USUAL else Flags(flags))
 
     def tick(self, now: float) -> Decoded | None:
         """What to publish while no bin comes, None for nothing; ``now`` in seconds of ``time.monotonic``, as ``Bin.arrived``."""
@@ -262,9 +258,8 @@ class DecodeLoop:
         ``before`` is what it saw last: that stands in for later bins where this one has to be forgotten.
         """
         promoter = self.promoter
-        if fill:
-            for k in range(seq - fill, seq):
-                self._step(k, promoter.leader.checks.mean)
+        for k in range(seq - fill, seq) if fill else ():
+            self._step(k, promoter.leader.checks.mean)
         stepped = self._step(seq, counts)
         if stepped is None:
             self._checked = self._checked._replace(good=before)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.models.read_in import ReadIn
-from bci_align.signal.checks import Checks, Counts
+from bci_align.signal.checks import Checks
 from bci_align.signal.safety import finite
+from bci_align.signal.stuck import Counts
 
 HISTORY = 400
 """Bins from which a follower's recurrent state is warmed."""

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import math
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig
 from bci_align.models.read_in import ReadIn
+from bci_align.signal.stuck import Counts, Trail, silence, unchanged_since
 from bci_align.streams.contract import Bin, Flags
 
-Counts = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Trail = tuple[Counts, Any]
-"""Counts of one bin and the trail of the bins before it, ``()`` at its end: it grows by a bin without being copied."""
 
 WINDOW = 64
 """Bins back in which a duplicate is told from a bin out of order; what is further behind is another count."""
@@ -38,9 +36,6 @@ NEW_COUNT = 5
 
 FORGET = 2e-4
 """Seconds per second by which the earliest arrival is forgotten: two clocks drift apart by a tenth of it."""
-
-IMPROBABLE = 1e-9
-"""Probability of a silence, at a channel's own rate, below which it is one: an hour of an array holds a million chances."""
 
 _GAP, _BAD, _DUPLICATE, _ORDER = int(Flags.GAP), int(Flags.BAD_COUNTS), int(Flags.DUPLICATE), int(Flags.OUT_OF_ORDER)
 _JUMP, _LATE, _RESTARTED, _MALFORMED = int(Flags.TIME_JUMP), int(Flags.LATE), int(Flags.RESTARTED), int(Flags.MALFORMED)
@@ -274,35 +269,3 @@ class Checks:
         if masks:
             raw = np.where(np.logical_or.reduce(masks), self.mean, raw)
         return raw, False
-
-
-def unchanged_since(trail: Trail, n: int, since: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Value of ``n`` at which each channel (C,) came to the count that it has in bin ``n``, the first of ``trail``.
-
-    ``since`` says so of the last bin of the trail. It is asked for at a look, not in every bin, of which only one in dozens is.
-    """
-    rows = []
-    while trail:
-        rows.append(trail[0])
-        trail = trail[1]
-    if len(rows) == 2:  # a channel at fault is looked at in every bin
-        return np.where(rows[0] != rows[1], n, since)
-    counts = np.array(rows)
-    changed = counts[:-1] != counts[1:]
-    back = changed.argmax(0)  # bins since the latest change, if there was one
-    return np.where(changed[back, np.arange(len(back))], n - back, since)
-
-
-def silence(mean: NDArray[np.float64], sd: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bins of silence that have probability :data:`IMPROBABLE` for channels of ``mean`` and ``sd`` (C,) spikes per bin.
-
-    Counts are taken as Poisson, or as negative binomial where they are spread wider: a neuron that bursts is silent for longer.
-    Infinite for a channel that never fires.
-    """
-    with np.errstate(all="ignore"):
-        fano = np.maximum(sd * sd / mean, 1.0)
-        excess = fano - 1.0
-        per_bin = mean * np.where(excess > 1e-6, np.log(fano) / excess, 1.0)
-        bins = -math.log(IMPROBABLE) / per_bin
-    speaks = (mean > 0) & np.isfinite(sd) & (per_bin > 0)
-    return np.where(speaks, bins, np.inf)

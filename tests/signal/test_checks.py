@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from bci_align.config import ChecksConfig
 from bci_align.models.read_in import ReadIn
-from bci_align.signal.checks import NEW_COUNT, WINDOW, Checked, Checks, silence, unchanged_since
+from bci_align.signal.checks import NEW_COUNT, WINDOW, Checked, Checks
+from bci_align.signal.stuck import silence, unchanged_since
 from bci_align.streams.contract import Bin, Flags
 
 BIN_S = 0.02
