@@ -36,7 +36,7 @@ from benchmarks.latency_steps import Steps
 
 BIN_S = 0.02
 CHANNELS = (96, 256, 1024)
-BINS = {"steps": 2000, "live": 1500, "asked": 6000}
+BINS = {"steps": 1000, "live": 750, "asked": 6000}
 QUICK = {"steps": 300, "live": 150, "asked": 150}
 """Bins of one condition; of those that acceptance asks for."""
 MOST_RATIO, MOST_MS, MOST_SWAP_MS, MOST_GROWTH = 1.5, {"p50": 0.5, "p99": 1.0, "p99.9": 2.0}, 0.1, 1.0
@@ -65,24 +65,53 @@ def all_steps(
                 out = str(folder / "steps.npz")
                 plan = latency_steps.Plan(str(bundle.path), channels, BIN_S, n, real_time, out)
                 s = found[channels, real_time, running] = latency_steps.measure(plan)
-                say(f"steps, {named(channels, real_time, running)}: ours / bare {ratio(s):.2f}")
+                say(steps_line(channels, real_time, running, s))
     return found
 
 
 def all_live(bundles: dict[int, Bundle], bins: dict[str, int], schedulers: Sequence[bool], folder: Path) -> list[Found]:
-    """A live run in every condition."""
+    """A live run in every condition, those with and without an alignment in one."""
     found = []
-    for kind, (channels, bundle), real_time, running in product(("lsl", "zmq"), bundles.items(), schedulers, (False, True)):
-        n = bins["asked" if asked(channels, real_time, running) else "live"]
-        f = latency_live.run(Condition(kind, channels, BIN_S, n, real_time, running), bundle, folder)
-        found.append(f)
-        say(f"{kind}, {named(channels, real_time, running)}: receive to publish p50 {f.stage_ms('total')['p50']:.2f} ms")
+    for kind, (channels, bundle), real_time in product(("lsl", "zmq"), bundles.items(), schedulers):
+        both = [
+            Condition(kind, channels, BIN_S, bins["asked" if asked(channels, real_time, a) else "live"], real_time, a)
+            for a in (False, True)
+        ]
+        for f in latency_live.in_turn(both, bundle, folder):
+            found.append(f)
+            say(live_line(f))
     return found
 
 
 def named(channels: int, real_time: bool, running: bool) -> str:
     """A condition in words."""
     return f"{channels} channels, {'FIFO' if real_time else 'default'}, alignment {'running' if running else 'idle'}"
+
+
+def in_words(q: dict[str, float]) -> str:
+    """Quantiles in milliseconds in a line."""
+    return ", ".join(f"{k} {q[k]:.3f}" for k in QUANTILES)
+
+
+def steps_line(channels: int, real_time: bool, running: bool, s: Steps) -> str:
+    """All that the tables say of a condition, for a run that never gets to them."""
+    swaps, late = s.of_swaps()[0], int((s.ours > BIN_S).sum())
+    cost = f"{len(swaps)} swaps, median {1e3 * np.median(swaps):.3f} ms" if len(swaps) else "no swap"
+    return (
+        f"steps, {named(channels, real_time, running)}: bare {in_words(quantiles_ms(s.bare))} ms; "
+        f"ours {in_words(quantiles_ms(s.ours))} ms; ours / bare {ratio(s):.2f}; {late} late; {cost}"
+    )
+
+
+def live_line(f: Found) -> str:
+    """The same of a live run."""
+    c, (late, shared), control = f.condition, f.late(), f.control.summary()
+    publish, trip = in_words(f.stage_ms("total")), in_words(quantiles_ms(f.heard.round_trip[f.counted()]))
+    return (
+        f"{c.kind}, {named(c.channels, c.real_time, c.aligning)}, {c.bins} bins: receive to publish {publish} ms; "
+        f"round trip {trip} ms; {late} late ({shared} the machine's), {f.lost()} lost; "
+        f"control p99.9 {control['p99.9']:.3f}, max {control['max']:.3f} ms"
+    )
 
 
 def ratio(s: Steps) -> float:

@@ -8,7 +8,7 @@ aligns to the bundle's own source trials, again and again, so that the aligner i
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from bci_align.runtime.latency import STAGES, Counts, quantile
 from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import UnlabelledTrials
+from bci_align.streams.contract import END
 from benchmarks import latency_rig as rig
+from benchmarks.latency_bundle import days
 from benchmarks.latency_control import Control, Lateness
 from benchmarks.latency_process import Helper
 
@@ -33,8 +35,10 @@ Report = dict[str, Any]
 
 TRIALS = 2
 """Calibration trials before the endless alignment: the fewest that there can be."""
-LEAD_S, LEAD_ALIGNING_S = 1.0, 15.0
-"""Stream before the bins that count: until all is warm; until the aligner has its trials and has begun."""
+LEAD_S, SETTLE_S = 1.0, 1.0
+"""Stream before the bins that count: until all is warm; from the alignment's beginning on."""
+BEGIN_S = 60.0
+"""Longest stream until the aligner has its trials and has begun."""
 READY_S = 90.0
 
 
@@ -66,7 +70,10 @@ class Condition:
 
 @dataclass
 class Found:
-    """What a run gave: what the rig ``heard``, the first bin that counts, seconds per stage (histograms), ``control``."""
+    """What a run gave: what the rig ``heard``, the first bin that counts, seconds per stage (histograms), ``control``.
+
+    The stages' bins are those that count but for a few at either end, where the histograms were looked at.
+    """
 
     condition: Condition
     heard: rig.Heard
@@ -78,7 +85,7 @@ class Found:
 
     def counted(self) -> slice:
         """Bins that count."""
-        return slice(self.first, None)
+        return slice(self.first, self.first + self.condition.bins)
 
     def stage_ms(self, stage: str) -> dict[str, float]:
         """Quantiles of one stage in milliseconds, to 3 %."""
@@ -125,14 +132,20 @@ def _stages(live: LiveSystem) -> list[Counts]:
 
 
 def run(condition: Condition, bundle: Bundle, folder: Path) -> Found:
-    """Run it; raises what the live system raises."""
-    c = condition
-    never = {"recalibrations": 1, "calibration_trials": 10**6}
-    begin = {"calibration_trials": TRIALS, "gate": {"min_trials": 1}, "align": {"min_trials": TRIALS, "refine_from": TRIALS}}
-    config = config_of(bundle, c.kind, folder / f"live-{uuid.uuid4().hex[:6]}", c.real_time, **(begin if c.aligning else never))
-    lead = round((LEAD_ALIGNING_S if c.aligning else LEAD_S) / c.bin_s)
-    plan = rig.Plan(config.source, config.sink, c.channels, c.bin_s, lead + c.bins, str(folder / "rig.npz"), drifted=False)
+    """Run one condition; raises what the live system raises."""
+    return in_turn([condition], bundle, folder)[0]
+
+
+def in_turn(conditions: Sequence[Condition], bundle: Bundle, folder: Path) -> list[Found]:
+    """Run conditions that differ in their bins and the alignment alone on one live system: idle first, if both are asked for."""
+    c, idle = conditions[0], [c for c in conditions if not c.aligning]
+    lead = round(LEAD_S / c.bin_s)
+    quiet = lead + sum(i.bins for i in idle)
+    config = config_of(bundle, c.kind, folder / f"live-{uuid.uuid4().hex[:6]}", c.real_time, **_recalibration(conditions, quiet))
+    most = quiet + sum(a.bins + round((BEGIN_S + SETTLE_S) / a.bin_s) for a in conditions if a.aligning)
+    plan = rig.Plan(config.source, config.sink, c.channels, c.bin_s, most, str(folder / "rig.npz"), drifted=False)
     reports: list[Report] = []
+    turns = _Turns(conditions, lead)
     control = Control(c.real_time, folder)
     try:
         with Helper("rig", rig.run, plan) as player:
@@ -143,23 +156,87 @@ def run(condition: Condition, bundle: Bundle, folder: Path) -> Found:
                 while not (told := player.hear(0.0)) or "connected" not in told:
                     reports += live.poll(0.1)
                 player.tell()
-                before, message = None, None
+                message = None
                 while message is None or "done" not in message:
-                    reports += live.poll(0.1)
+                    new = live.poll(0.1)
+                    reports += new
                     message = player.hear(0.0)
-                    if before is None and live.decoded() >= lead:
-                        before = _stages(live)
-                after = _stages(live)
+                    if turns.look(live, any(r["report"] == "aligning" for r in new)) and quiet < most:
+                        player.tell()  # it would play until an alignment that begins late had its bins
+                turns.end(live)
                 lateness = control.stop()
                 reports += live.stop()
             player.tell()
     finally:
         control.end()
-    if before is None:
-        raise RuntimeFault(f"the live run ended before bin {lead}, from which on it counts")
-    if c.aligning and not any(r["report"] == "aligning" for r in reports):
-        raise RuntimeFault(f"the aligner did not begin within {LEAD_ALIGNING_S:g} s")
-    stages = {name: after[i] - before[i] for i, name in enumerate(STAGES)}
     ready = next(r["scheduler"] for r in reports if r["report"] == "ready" and r["from"] == "decoder")
     heard = rig.Heard.load(plan.out)
-    return Found(c, heard, lead, stages, lateness.between(heard.pushed[lead], heard.pushed[-1]), ready, reports)
+    found = []
+    for t in turns.done:
+        between = lateness.between(heard.pushed[t.first], heard.pushed[t.first + t.condition.bins - 1])
+        stages = {name: t.after[i] - t.before[i] for i, name in enumerate(STAGES)}
+        found.append(Found(t.condition, heard, t.first, stages, between, ready, reports))
+    return found
+
+
+def _recalibration(conditions: Sequence[Condition], quiet: int) -> Report:
+    """Settings by which the alignment begins after the first ``quiet`` bins, or never."""
+    c = conditions[-1]
+    if not c.aligning:
+        return {"recalibrations": 1, "calibration_trials": 10**6}
+    trials = TRIALS
+    if len(conditions) > 1:  # one more than are rewarded by then, and for a second more
+        played = rig.items(days(0, c.channels, c.bin_s)[0], quiet + round(1.0 / c.bin_s))
+        trials = max(TRIALS, 1 + sum(e.name == END and bool(e.value) for events, _ in played for e in events))
+    few = {"gate": {"min_trials": 1}, "align": {"min_trials": TRIALS, "refine_from": TRIALS}}
+    return {"calibration_trials": trials} | few
+
+
+@dataclass
+class _Turn:
+    """One condition's part of a run: its ``first`` bin, and the stages' histograms at its ends."""
+
+    condition: Condition
+    first: int
+    before: list[Counts]
+    after: list[Counts] = field(default_factory=list)
+
+
+class _Turns:
+    """Tells when each condition's bins begin and end."""
+
+    def __init__(self, conditions: Sequence[Condition], lead: int) -> None:
+        self._waiting, self._lead = list(conditions), lead
+        self._begins: int | None = None
+        self._now: _Turn | None = None
+        self.done: list[_Turn] = []
+
+    def look(self, live: LiveSystem, begun: bool) -> bool:
+        """Look how far the decoder is, and note whether the alignment has ``begun``; whether the last turn has just ended."""
+        decoded = live.decoded()
+        if begun and self._begins is None:
+            if self._now is not None:
+                raise RuntimeFault(f"the alignment began by bin {decoded}, before the bins without one were over")
+            self._begins = decoded + round(SETTLE_S / self._waiting[0].bin_s)
+        if self._now is not None and decoded >= self._now.first + self._now.condition.bins:
+            self._end(live)
+            return not self._waiting
+        if self._now is None and self._waiting:
+            first = self._begins if self._waiting[0].aligning else self._lead
+            if first is not None and decoded >= first:
+                self._now = _Turn(self._waiting.pop(0), first, _stages(live))
+        return False
+
+    def end(self, live: LiveSystem) -> None:
+        """The rig has ended; :class:`RuntimeFault` where bins are missing that were to count."""
+        if self._now is not None and not self._waiting:
+            self._end(live)
+        if self._waiting:
+            what = "the alignment had begun" if self._waiting[0].aligning else f"bin {self._lead}"
+            raise RuntimeFault(f"the live run ended at bin {live.decoded()}, before {what}")
+
+    def _end(self, live: LiveSystem) -> None:
+        assert self._now is not None
+        self._now.after = _stages(live)
+        self.done.append(self._now)
+        self._now = None

@@ -125,6 +125,10 @@ def test_tables_have_a_row_per_condition() -> None:
     for text, n in ((latency.steps_table(steps), 2), (latency.swaps_table(steps), 2), (latency.live_table(live), 1)):
         assert len(text.splitlines()) == n + 1
     assert "FIFO" in latency.live_table(live)
+    line = latency.live_line(live[0])
+    assert all(f"{q} " in line for q in latency.QUANTILES)
+    assert "0 late (0 the machine's), 0 lost" in line
+    assert "ours / bare 1.40; 0 late; 2 swaps" in latency.steps_line(96, True, True, steps[96, True, True])
     told = latency.as_json(steps, live)
     assert told["steps"][0]["ratio"] == pytest.approx(1.4)
     assert told["live"][0]["lost"] == 0
@@ -142,15 +146,19 @@ def test_both_steps_are_taken_and_swaps_are_found(untrained_bundle: Bundle, tmp_
 
 
 def test_a_live_run_over_zeromq(untrained_bundle: Bundle, tmp_path: Path) -> None:
-    f = latency_live.run(Condition("zmq", CHANNELS, BIN_S, 100, True, False), untrained_bundle, tmp_path)
-    assert f.first == 50
-    assert f.lost() == 0
-    # The snapshot lies a few bins behind the first that counts.
-    assert 50 <= f.stages["total"].sum() <= 100
-    assert (f.heard.order == np.arange(150)).all()
-    assert f.stage_ms("total")["p50"] > 0
-    assert len(f.control.due) > 100
-    assert "priority" in f.scheduler or "default" in f.scheduler
+    conditions = [Condition("zmq", CHANNELS, BIN_S, 100, True, running) for running in (False, True)]
+    idle, running = latency_live.in_turn(conditions, untrained_bundle, tmp_path)
+    assert idle.first == 50
+    assert running.first >= 150
+    assert (idle.heard.order == np.arange(len(idle.heard.order))).all()
+    for f in (idle, running):
+        assert f.lost() == 0
+        # The snapshots lie a few bins behind the first that counts, and behind the last.
+        assert 50 <= f.stages["total"].sum() <= 150
+        assert f.stage_ms("total")["p50"] > 0
+        assert len(f.control.due) > 100
+        assert "priority" in f.scheduler or "default" in f.scheduler
+        assert f"{f.condition.bins} bins" in latency.live_line(f)
 
 
 def test_an_alignment_keeps_going_until_told(untrained_bundle: Bundle) -> None:
