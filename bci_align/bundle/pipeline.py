@@ -71,7 +71,7 @@ class _Bound:
         side = self._side
         self._row[...] = counts
         if core is not self._last:
-            self._states[side][...] = core
+            self._states[side][...], self._last = core, None
         self._run[side]()
         self._side = side = 1 - side
         self.latents[...] = self._latents_row
