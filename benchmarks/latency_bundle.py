@@ -17,19 +17,12 @@ from bci_align.bundle.networks import new_prior
 from bci_align.bundle.store import Bundle, load_bundle, save_source
 from bci_align.decoders import Wiener
 from bci_align.models.encoder import SourceModel
-from bci_align.session.types import Session, unlabelled
+from bci_align.session.types import unlabelled
 from bci_align.signal import normaliser
 from bci_align.threads import one_thread
-from bci_align_sim.day import simulate_days
+from benchmarks.latency_days import days
 
 HIDDEN, LATENTS, RUN_IN, WINDOW = 64, 16, 10, 64
-TRIALS = 24
-"""Trials of the simulated days."""
-
-
-def days(seed: int, channels: int, bin_s: float) -> tuple[Session, Session]:
-    """A simulated subject's source day and a drifted one, short ones."""
-    return simulate_days(seed, (TRIALS, TRIALS), bin_s=bin_s, channels=channels)
 
 
 @one_thread()

@@ -27,8 +27,8 @@ from bci_align.runtime.replay import _free_ports
 from bci_align.session.types import UnlabelledTrials
 from bci_align.streams.contract import END
 from benchmarks import latency_rig as rig
-from benchmarks.latency_bundle import days
 from benchmarks.latency_control import Control, Lateness
+from benchmarks.latency_days import days
 from benchmarks.latency_process import Helper
 
 Report = dict[str, Any]

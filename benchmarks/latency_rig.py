@@ -26,7 +26,7 @@ from bci_align.runtime.player import script
 from bci_align.session.types import Session
 from bci_align.streams.contract import Bin, Decoded, Flags, RigInlet, StreamSpec, TrialEvent
 from bci_align.streams.registry import make_rig
-from benchmarks.latency_bundle import days
+from benchmarks.latency_days import days
 from benchmarks.latency_process import Pipe, real_time
 
 LINGER_S = 2.0

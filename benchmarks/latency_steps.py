@@ -22,7 +22,7 @@ from bci_align.config import PromotionConfig
 from bci_align.models.read_in import ReadIn
 from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.streams.contract import Bin, Flags
-from benchmarks.latency_bundle import days
+from benchmarks.latency_days import days
 from benchmarks.latency_process import Helper, Pipe, real_time
 
 Floats = NDArray[np.float64]

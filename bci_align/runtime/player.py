@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bci_align.errors import StreamError
-from bci_align.runtime.live import LiveSystem
 from bci_align.session.types import Session, bin_of
 from bci_align.streams.contract import END, GO, START, Bin, RigOutlet, TrialEvent
+
+if TYPE_CHECKING:  # a rig plays without it, and must not wait for torch
+    from bci_align.runtime.live import LiveSystem
 
 WINDOW = 64
 """Most bins on their way at full speed."""

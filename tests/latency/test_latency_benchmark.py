@@ -12,8 +12,9 @@ from bci_align.bundle.store import Bundle
 from bci_align.errors import RuntimeFault
 from bci_align.runtime.latency import BUCKETS, bucket
 from benchmarks import latency, latency_live, latency_steps
-from benchmarks.latency_bundle import days, untrained
+from benchmarks.latency_bundle import untrained
 from benchmarks.latency_control import Control, Lateness
+from benchmarks.latency_days import days
 from benchmarks.latency_live import Condition, Found
 from benchmarks.latency_process import Helper, Pipe, aligning, quantiles_ms, rss_mb
 from benchmarks.latency_rig import chain, items
