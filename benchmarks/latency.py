@@ -26,6 +26,7 @@ import numpy as np
 
 from bci_align.bundle.store import Bundle
 from bci_align.cli.common import table
+from bci_align.errors import BciAlignError
 from bci_align.runtime import machine as facts
 from benchmarks import latency_live, latency_steps
 from benchmarks.common import Row, arguments, finish, machine, say
@@ -69,18 +70,27 @@ def all_steps(
     return found
 
 
-def all_live(bundles: dict[int, Bundle], bins: dict[str, int], schedulers: Sequence[bool], folder: Path) -> list[Found]:
-    """A live run in every condition, those with and without an alignment in one."""
-    found = []
+def all_live(
+    bundles: dict[int, Bundle], bins: dict[str, int], schedulers: Sequence[bool], folder: Path
+) -> tuple[list[Found], list[str]]:
+    """A live run in every condition, those with and without an alignment in one; and what those said that failed."""
+    found: list[Found] = []
+    failed = []
     for kind, (channels, bundle), real_time in product(("lsl", "zmq"), bundles.items(), schedulers):
         both = [
             Condition(kind, channels, BIN_S, bins["asked" if asked(channels, real_time, a) else "live"], real_time, a)
             for a in (False, True)
         ]
-        for f in latency_live.in_turn(both, bundle, folder):
-            found.append(f)
+        try:
+            new = latency_live.in_turn(both, bundle, folder)
+        except BciAlignError as e:  # the others are worth having
+            failed.append(f"{kind}, {channels} channels, {words(real_time, False)[0]}: {e}")
+            say(f"failed: {failed[-1]}")
+            continue
+        found += new
+        for f in new:
             say(live_line(f))
-    return found
+    return found, failed
 
 
 def named(channels: int, real_time: bool, running: bool) -> str:
@@ -106,7 +116,7 @@ def steps_line(channels: int, real_time: bool, running: bool, s: Steps) -> str:
 def live_line(f: Found) -> str:
     """The same of a live run."""
     c, (late, shared), control = f.condition, f.late(), f.control.summary()
-    publish, trip = in_words(f.stage_ms("total")), in_words(quantiles_ms(f.heard.round_trip[f.counted()]))
+    publish, trip = in_words(f.stage_ms("total")), in_words(f.trip_ms())
     return (
         f"{c.kind}, {named(c.channels, c.real_time, c.aligning)}, {c.bins} bins: receive to publish {publish} ms; "
         f"round trip {trip} ms; {late} late ({shared} the machine's), {f.lost()} lost; "
@@ -181,7 +191,7 @@ def live_table(live: Sequence[Found]) -> str:
         )
     ]
     for f in live:
-        c, trip, control = f.condition, quantiles_ms(f.heard.round_trip[f.counted()]), f.control.summary()
+        c, trip, control = f.condition, f.trip_ms(), f.control.summary()
         times = (*cells(f.stage_ms("total")), *cells(trip))
         counts = (str(f.late()[0]), str(f.late()[1]), str(f.lost()), f"{control['p99.9']:.3f}", f"{control['max']:.3f}")
         rows.append((c.kind, str(c.channels), *words(c.real_time, c.aligning), str(c.bins), *times, *counts))
@@ -238,7 +248,7 @@ def as_json(steps: dict[StepsKey, Steps], live: Sequence[Found]) -> dict[str, An
         "live": [
             {k: getattr(f.condition, k) for k in ("kind", "bins", *keys)}
             | {"stages_ms": {name: f.stage_ms(name) for name in f.stages}, "control_ms": f.control.summary()}
-            | {"round_trip_ms": quantiles_ms(f.heard.round_trip[f.counted()]), "scheduler": f.scheduler}
+            | {"round_trip_ms": f.trip_ms(), "scheduler": f.scheduler}
             | {"late": f.late()[0], "late_machine": f.late()[1], "lost": f.lost()}
             for f in live
         ],
@@ -254,11 +264,12 @@ def main() -> int:
         folder = Path(name)
         bundles = {c: untrained(folder / f"bundle-{c}", c, BIN_S) for c in channels}
         steps = all_steps(bundles, bins, schedulers, folder)
-        live = all_live(bundles, bins, schedulers, folder)
+        live, failed = all_live(bundles, bins, schedulers, folder)
     about = f"{machine()}; {facts.kernel()[0]}, clock {facts.clock_source()}; bins of {1e3 * BIN_S:g} ms"
     if not args.json:
         print("\n\n".join([about, steps_table(steps), swaps_table(steps), live_table(live)]))
-    return finish({"machine": about, "quick": args.quick} | as_json(steps, live), accept(steps, live), args.json)
+    rows = [*accept(steps, live), Row("live runs that failed", "; ".join(failed) or "0", "0", not failed)]
+    return finish({"machine": about, "quick": args.quick} | as_json(steps, live), rows, args.json)
 
 
 def granted() -> bool:

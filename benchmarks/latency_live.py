@@ -29,7 +29,7 @@ from bci_align.streams.contract import END
 from benchmarks import latency_rig as rig
 from benchmarks.latency_control import Control, Lateness
 from benchmarks.latency_days import days
-from benchmarks.latency_process import Helper
+from benchmarks.latency_process import Helper, quantiles_ms
 
 Report = dict[str, Any]
 
@@ -91,6 +91,11 @@ class Found:
         """Quantiles of one stage in milliseconds, to 3 %."""
         counts = self.stages[stage]
         return {k: 1e3 * quantile(counts, q) for k, q in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))}
+
+    def trip_ms(self) -> dict[str, float]:
+        """Quantiles of the round trip in milliseconds, of the bins that were answered."""
+        trip = self.heard.round_trip[self.counted()]
+        return quantiles_ms(trip[np.isfinite(trip)])
 
     def lost(self) -> int:
         """Bins that nothing came back for."""

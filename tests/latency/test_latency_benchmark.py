@@ -89,7 +89,9 @@ def test_late_is_beyond_a_bin_and_the_machines_share_is_told_apart() -> None:
     assert f.late() == (2, 1)
     np.testing.assert_allclose(control.during(np.array([10.04, 10.08]), np.array([10.065, 10.11])), [0.008, 0.0])
     assert f.lost() == 0
-    assert found([0.5, 0.001, 0.001], NOTHING, [0.0004], answers=np.array([0, 1, 0])).lost() == 1  # bin 0 does not count
+    holed = found([0.5, 0.001, np.nan], NOTHING, [0.0004], answers=np.array([0, 1, 0]))
+    assert holed.lost() == 1  # bin 0 does not count
+    assert holed.trip_ms()["max"] == pytest.approx(1.0)
     assert control.between(10.1, 10.3).summary()["max"] == pytest.approx(50.0)
 
 
