@@ -17,7 +17,7 @@ from bci_align.errors import BciAlignError
 
 COMMANDS = {
     "import": ("bci_align.cli.sessions", "import_command", "Bring a foreign recording into a session file."),
-    "inspect": ("bci_align.cli.sessions", "inspect_command", "Show what a session or bundle holds."),
+    "inspect": ("bci_align.cli.sessions", "inspect_command", "Show what a session, a bundle or a recording holds."),
     "train": ("bci_align.cli.bundles", "train_command", "Train a bundle on the source day."),
     "evaluate": ("bci_align.cli.bundles", "evaluate_command", "Score a bundle on a session."),
     "recalibrate": ("bci_align.cli.bundles", "recalibrate_command", "Align a bundle to a new day without labels."),

@@ -47,8 +47,15 @@ def import_command(file: Path, map_path: Path | None, out: Path, name: str | Non
 @click.argument("path", type=click.Path(path_type=Path))
 @as_json
 def inspect_command(path: Path, as_json: bool) -> None:
-    """Show what a session file or a bundle directory holds."""
-    result = _bundle(path) if path.is_dir() else describe(io.load(path))
+    """Show what a session file, a bundle directory or a recording of the live system holds."""
+    if path.is_dir():
+        result = _bundle(path)
+    elif is_recording(path):
+        from bci_align.runtime.recording_contents import contents
+
+        result = contents(path)
+    else:
+        result = describe(io.load(path))
     emit(result, as_json, lambda: f"{path}\n{_lines(result)}")
 
 

@@ -19,7 +19,7 @@ from bci_align.errors import AlignmentError, BundleError, MismatchError, Session
 from bci_align.models.read_in import ReadIn
 from bci_align.runtime import audit
 from bci_align.runtime.aligner_process import Methods
-from bci_align.runtime.calls import Begin
+from bci_align.runtime.calls import Begin, Call
 from bci_align.runtime.recorded_session import as_session
 from bci_align.runtime.recorder_process import about
 from bci_align.runtime.recording import Recording, Writer
@@ -290,6 +290,30 @@ def test_a_recording_becomes_a_session(eventful: tuple[Path, Session], bundle: B
     record(tmp_path / "empty.h5", empty, bundle)
     with pytest.raises(SessionError, match="expected decoded bins, found none"):
         as_session(tmp_path / "empty.h5")
+
+
+def test_a_recording_is_inspected(
+    eventful: tuple[Path, Session], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = eventful[0]
+    assert main(["inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    with Recording(path) as recording:
+        calls = [c for c in recording.calls() if isinstance(c, Call)]
+    assert found["bins"] == sum(c.op == Op.BIN for c in calls)
+    assert found["samples"] == sum(c.gave is not None for c in calls) > found["bins"] - 10
+    assert (found["decoders"], found["generations"], found["missing"]) == (2, [0, 1], 0)
+    reports = [d["report"] for d in found["decisions"]]
+    assert reports.count("swapped") == 2 and {"frozen", "resumed", "rolled_back"} <= set(reports)
+    assert found["flags"]["NON_FINITE"] == 2 and found["flags"]["STALE"] > 10
+    assert found["trials"] >= found["successful_trials"] > 0
+    tape = tape_of(bundle)
+    with Recording(path) as recording:
+        tape.commit_all(np.stack(list(recording.rows())))
+    record(tmp_path / "holed.h5", tape, bundle, skip=(400, 450))
+    assert main(["inspect", str(tmp_path / "holed.h5")]) == 0
+    said = capsys.readouterr().out
+    assert "kind: recording of the live system" in said and "missing: 50" in said
 
 
 def test_the_commands(eventful: tuple[Path, Session], bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
