@@ -19,7 +19,8 @@ SETTLED_S = 300.0
 """Memory is watched from here on: until then buffers fill for the first time."""
 MOST_MB = 5.0
 WINDOW_S = 300.0
-"""Growth is between the medians of the first and the last stretch of this length: an alignment's peak is no growth."""
+"""Growth is between the lowest values of the first and the last stretch of this length: what an alignment takes while it runs is
+no growth, however much of a stretch lies in one, and what is never given back shows in the lowest."""
 
 KEPT = (
     "ready",
@@ -67,7 +68,7 @@ class Memory:
         for name, values in self.mb.items():
             v = np.array(values)
             if np.isfinite(v[first]).any() and np.isfinite(v[last]).any():
-                out[name] = float(np.nanmedian(v[last]) - np.nanmedian(v[first]))
+                out[name] = float(np.nanmin(v[last]) - np.nanmin(v[first]))
         return out
 
 

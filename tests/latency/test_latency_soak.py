@@ -75,7 +75,7 @@ def test_memory_that_grows_is_seen_and_a_peak_is_not_growth() -> None:
     m = Memory()
     assert m.growth() is None
     for at in np.arange(0.0, 3600.0, 10.0):
-        mb = {"decoder": 200 + at / 360, "aligner": 300.0 + (50 if at % 70 < 10 else 0)}
+        mb = {"decoder": 200 + at / 360, "aligner": 300.0 + (50 if at % 70 < (60 if at > 3000 else 10) else 0)}
         if at < 100:
             mb["decoder"] += 100  # before it has settled
         m.add(at, mb | ({"standby": 190.0} if at > 50 else {}))
