@@ -30,14 +30,12 @@ from bci_align.models.read_in import ReadIn
 from bci_align.runtime.fault_log import FaultLog
 from bci_align.runtime.marks import TrialClock
 from bci_align.runtime.promotion import Promoter, Promotion
-from bci_align.runtime.slots import HISTORY, Floats, Seen, Slot, Stepper, finite_all
+from bci_align.runtime.slots import Floats, Seen, Slot, Stepper, finite_all, rehearse
 from bci_align.signal.checks import Checks
 from bci_align.signal.safety import Safety
 from bci_align.signal.stale import Silence, tick
 from bci_align.signal.stuck import Counts
 from bci_align.streams.contract import Bin, Decoded, Flags, Link, TrialEvent
-
-__all__ = ["HISTORY", "DecodeLoop"]
 
 _BAD, _CLAMPED, _IN_TRIAL = int(Flags.BAD_COUNTS), int(Flags.CLAMPED), int(Flags.IN_TRIAL)
 _STALE, _LOST, _MISMATCH = int(Flags.STALE), int(Flags.LOST), int(Flags.MISMATCH)
@@ -111,11 +109,6 @@ class DecodeLoop:
     def warming(self) -> bool:
         """Whether a candidate (or a generation on its way back) has still to catch up; one in shadow has."""
         return self.promoter.warming
-
-    @property
-    def busy(self) -> bool:
-        """Whether :meth:`idle` has anything to do."""
-        return any(not f.level for f in self.promoter.followers)
 
     @property
     def state(self) -> Promotion:
@@ -193,6 +186,13 @@ class DecodeLoop:
         self._log.add(flags, self._now, self._seq)
         flags, self._pending = flags | self._pending, 0
         return Decoded(self._seq, self._t + silent_s, self._values, self.promoter.leader.generation, Flags(flags))
+
+    def keep_warm(self) -> None:
+        """Take a step that leads nowhere, so that the next bin finds in the caches what it needs; nothing is changed by it."""
+        if self._seq is not None and not self._mismatch:
+            item = Bin(self._seq + 1, self._t + self._bin_s, self._checked.good, self._arrived + self._bin_s)
+            rehearse(self._pipeline, self.promoter.leader, self._checked, item)
+            self._safety.step(self._values, self._values)
 
     def on_link(self, link: Link) -> None:
         """Take in news of the connection."""

@@ -25,6 +25,9 @@ _CATCH_UP = 4
 _TIDY_S = 1.0
 """Time between two collections of what has become garbage since the last; each takes some 50 us, between two bins."""
 
+_WARM = (0.4, 2.0)
+"""Bin widths after a bin between which a step is rehearsed: what others computed since has emptied the caches."""
+
 _COUNTED = (Cell.BINS, Cell.MARKS, Cell.ENDS, Cell.SUCCESSES, Cell.GAPS, Cell.BAD, Cell.MALFORMED, Cell.MALFORMED_BINS, Cell.LATE)
 """Counters that go on from what the decoder before has left."""
 
@@ -97,6 +100,8 @@ class Decoding:
             loop.idle(_CATCH_UP)
             self._tell()
             self._tidy(now, bool(bins))
+            if not bins and _WARM[0] < (now - self._last) / self._bin_s < _WARM[1]:
+                loop.keep_warm()
             if self._stale_s and now - self._last > self._stale_s:
                 return f"no bin has come for {self._stale_s:g} s"
             if shared.get(Cell.ACTIVE) != self._ticket:

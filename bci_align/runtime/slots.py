@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.models.read_in import ReadIn
-from bci_align.signal.checks import Checks
+from bci_align.signal.checks import Checks, CheckState
 from bci_align.signal.safety import finite
 from bci_align.signal.stuck import Counts
+from bci_align.streams.contract import Bin
 
 HISTORY = 400
 """Bins from which a follower's recurrent state is warmed."""
@@ -100,6 +101,13 @@ class Follower:
         slot = self.slot
         slot.state, values, clamped = self._pipeline.step(slot.state, seen.counts, slot.read_in)
         return (seen, values, clamped) if finite_all(values) and finite_all(slot.state) else None
+
+
+def rehearse(pipeline: Stepper, slot: Slot, checked: CheckState, item: Bin) -> None:
+    """Check and decode ``item`` as ``slot`` would, and throw away what comes of it."""
+    slot.checks.step(checked, item)
+    state, _, _ = pipeline.step(slot.state, item.counts, slot.read_in)
+    finite_all(state)
 
 
 def finite_all(state: Any) -> bool:

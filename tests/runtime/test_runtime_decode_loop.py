@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bci_align.bundle.store import Bundle
 from bci_align.config import PromotionConfig
 from bci_align.models.read_in import ReadIn
-from bci_align.runtime.decode_loop import HISTORY, DecodeLoop
+from bci_align.runtime.decode_loop import DecodeLoop
+from bci_align.runtime.slots import HISTORY
 from bci_align.session.types import Session
 from bci_align.streams.contract import END, START, Bin, Decoded, Flags, TrialEvent
 
@@ -293,3 +294,22 @@ def test_warming_is_enough_for_the_real_pipeline(bundle: Bundle, days: tuple[Ses
     assert np.array_equal(values(out[:first]), pipeline.run(x[:first], r))
     assert np.array_equal(values(out[first:]), exact[first - 900 + HISTORY :])
     assert np.abs(values(out[first:]) - whole[first:]).max() < 1e-4
+
+
+def test_keeping_the_real_step_warm_changes_no_bit(bundle: Bundle, days: tuple[Session, Session]) -> None:
+    out = []
+    for warm in (False, True):
+        pipeline = bundle.pipeline()
+        loop = DecodeLoop(pipeline, bundle.read_in, 0, BIN_S, scale=pipeline.scale)
+        samples = []
+        for k, x in enumerate(days[1].counts[:200].astype(np.float32)):
+            if k == 60:
+                other = bundle.read_in
+                loop.offer(ReadIn(other.mean, other.gain, other.weight * np.float32(1.1), other.bias), 1)
+            samples.append(decode(loop, Bin(k, (k + 1) * BIN_S, x)))
+            loop.idle(4)
+            for _ in range(k % 3 if warm else 0):
+                loop.keep_warm()
+        out.append([(s.values.tobytes(), s.generation, int(s.flags)) for s in samples])
+    assert out[0] == out[1]
+    assert {g for _, g, _ in out[0]} == {0, 1}

@@ -289,8 +289,10 @@ CALLS = st.lists(
 POLICY = st.sampled_from(["hold", "fill", "decay", "zero"])
 
 
-def play(calls: list[tuple[Any, ...]], checks: ChecksConfig, safety: SafetyConfig, promotion: PromotionConfig) -> tuple[Any, ...]:
-    """Everything that comes out of ``calls``, as bytes and reports."""
+def play(
+    calls: list[tuple[Any, ...]], checks: ChecksConfig, safety: SafetyConfig, promotion: PromotionConfig, warm: bool = False
+) -> tuple[Any, ...]:
+    """Everything that comes out of ``calls``, as bytes and reports; kept ``warm`` between them or not."""
     loop = DecodeLoop(LeakyPipeline(), read_in(0), 0, BIN_S, scale=SCALE, checks=checks, safety=safety, promotion=promotion)
     out: list[Decoded | None] = []
     seq, t, now, generation = 0, 0.0, 100.0, 0
@@ -301,6 +303,8 @@ def play(calls: list[tuple[Any, ...]], checks: ChecksConfig, safety: SafetyConfi
                 seq, t, now = seq + step, t + BIN_S, now + BIN_S
                 out.append(loop.on_bin(Bin(seq, t, np.asarray(x), now)))
                 loop.idle(2)
+                if warm:
+                    loop.keep_warm()
         elif name == "tick":
             now += args[0]
             out.append(loop.tick(now))
@@ -316,6 +320,8 @@ def play(calls: list[tuple[Any, ...]], checks: ChecksConfig, safety: SafetyConfi
             seq += args[0]
         else:
             getattr(loop, name)(*args)
+        if warm:
+            loop.keep_warm()
     samples = [s for s in out if s is not None]
     for s in samples:
         assert np.isfinite(s.values).all()
@@ -344,7 +350,9 @@ def test_any_sequence_of_calls_gives_finite_outputs_within_limits_twice(
     safety = SafetyConfig(max_speed=speed, max_acceleration=acceleration)
     promotion = PromotionConfig(shadow_bins=shadow, probation_bins=probation, blend_bins=blend, spread=(0.01, 100.0))
     with np.errstate(over="ignore", invalid="ignore"):  # candidates of 1e38 overflow in the stand-in for the network
-        assert play(calls, checks, safety, promotion) == play(calls, checks, safety, promotion)
+        found = play(calls, checks, safety, promotion)
+        assert found == play(calls, checks, safety, promotion)
+        assert found == play(calls, checks, safety, promotion, warm=True)
 
 
 @settings(max_examples=60, deadline=None)
