@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=MAX_CHANNELS)]
 Shape = tuple[Annotated[int, Field(ge=1, le=MAX_CHANNELS)]]
+
+
+_LITTLE = {name: np.dtype(name).newbyteorder("<") for name in ("float64", *get_args(Dtype))}
 
 
 class _Header(BaseModel):
@@ -86,6 +89,10 @@ class _Sample(_Header):
     clock: str
     dtype: Literal["float64"]
     shape: Shape
+
+
+_NUMBERS = b'{"v":1,"seq_in":%d,"t_ns":%d,"generation":%d,"flags":%d,'
+"""How the header of a sample begins."""
 
 
 class OutputSpec(_Header):
@@ -182,24 +189,34 @@ def decode_event(frames: Frames) -> tuple[float, dict[str, object]]:
     return from_ns(header.t_ns), {**(header.model_extra or {}), "event": header.event}
 
 
-def encode_sample(topic: str, sample: Decoded, names: tuple[str, ...], units: tuple[str, ...]) -> list[bytes]:
-    """Frames of one decoded sample; ``sample.values`` (K,) go out as float64."""
-    data = np.ascontiguousarray(sample.values, dtype="<f8")
-    if data.shape != (len(names),):
-        raise StreamError(f"decoded sample {sample.seq_in}: expected {len(names)} values, found shape {data.shape}")
-    header = _build(
-        _Sample,
-        seq_in=int(sample.seq_in),
-        t_ns=to_ns(sample.t),
-        generation=int(sample.generation),
-        flags=int(sample.flags),
-        names=names,
-        units=units,
-        clock=CLOCK,
-        dtype="float64",
-        shape=tuple(data.shape),
-    )
-    return [topic.encode(), _dump(header), data.tobytes()]
+class SampleEncoder:
+    """Gives the frames of decoded samples of outputs ``names`` and ``units`` (K each).
+
+    What does not change from sample to sample is checked and written as JSON once: the decoder does this between a bin's
+    arrival and its answer.
+    """
+
+    def __init__(self, topic: str, names: tuple[str, ...], units: tuple[str, ...]) -> None:
+        self._topic = topic.encode()
+        self._rest = {"names": names, "units": units, "clock": CLOCK, "dtype": "float64", "shape": (len(names),)}
+        longest = (2**63 - 1, -(2**63), 2**63 - 1, 2**31 - 1)
+        written = _dump(self._checked(*longest)).removeprefix(_NUMBERS % longest)
+        self._header = _NUMBERS + written.replace(b"%", b"%%")
+
+    def __call__(self, sample: Decoded) -> list[bytes]:
+        """Frames of one sample; ``sample.values`` (K,) go out as float64. :class:`StreamError` for what no reader would take."""
+        data = np.ascontiguousarray(sample.values, dtype="<f8")
+        if data.shape != self._rest["shape"]:
+            raise StreamError(
+                f"decoded sample {sample.seq_in}: expected {self._rest['shape'][0]} values, found shape {data.shape}"
+            )
+        seq, t_ns, generation, flags = numbers = int(sample.seq_in), to_ns(sample.t), int(sample.generation), int(sample.flags)
+        if not (-1 <= seq < 2**63 and 0 <= generation < 2**63 and 0 <= flags < 2**31):
+            self._checked(*numbers)  # says which, and what was expected
+        return [self._topic, self._header % (seq, t_ns, generation, flags), data.tobytes()]
+
+    def _checked(self, seq: int, t_ns: int, generation: int, flags: int) -> _Sample:
+        return _build(_Sample, seq_in=seq, t_ns=t_ns, generation=generation, flags=flags, **self._rest)
 
 
 def decode_sample(frames: Frames) -> Decoded:
@@ -254,7 +271,7 @@ def _parse(model: type[H], frames: Frames, count: int) -> H:
 
 def _array(dtype: str, shape: tuple[int], buffer: bytes) -> NDArray[Any]:
     """A view on ``buffer`` as a little-endian (N,) array."""
-    kind = np.dtype(dtype).newbyteorder("<")
+    kind = _LITTLE[dtype]
     if shape[0] * kind.itemsize != len(buffer):
         raise StreamError(
             f"message buffer: expected {shape[0] * kind.itemsize} bytes for {shape[0]} values of {dtype}, found {len(buffer)}"

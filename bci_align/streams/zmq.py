@@ -145,14 +145,14 @@ class ZmqSink:
         except ValueError as e:
             raise StreamError(f"ZeroMQ sink: outputs that cannot be announced: {' '.join(str(e).split())}") from None
         self.close()
-        self._names, self._units = names, units
+        self._encode = wire.SampleEncoder(self._config.stream, names, units)
         hello = wire.encode_output(self._config.stream, output)
         self._socket = Publisher(self._config.address, hello, lossless=False, curve=self._config.curve, key="sink.curve")
 
     def write(self, sample: Decoded) -> None:
         """Publish one sample; never blocks."""
         socket = _opened(self._socket, self._config.address)
-        socket.send(wire.encode_sample(self._config.stream, sample, self._names, self._units))
+        socket.send(self._encode(sample))
 
     def close(self) -> None:
         """Send what is queued (at most a second) and unbind; harmless when called twice."""

@@ -30,7 +30,7 @@ GOOD: dict[str, tuple[Callable[[list[bytes]], object], list[bytes]]] = {
     ),
     "spec": (wire.decode_spec, wire.encode_spec("t", SPEC, "e")),
     "event": (wire.decode_event, wire.encode_event("e", 1.5, {"event": "end_time", "trial_success": True})),
-    "sample": (wire.decode_sample, wire.encode_sample("v", Decoded(3, 0.1, np.zeros(2), 0), ("x", "y"), ("1", "1"))),
+    "sample": (wire.decode_sample, wire.SampleEncoder("v", ("x", "y"), ("1", "1"))(Decoded(3, 0.1, np.zeros(2), 0))),
     "output": (
         wire.decode_output,
         wire.encode_output("v", wire.OutputSpec(names=("x",), units=("1",), rate_hz=50.0, uid="u")),

@@ -59,7 +59,7 @@ def test_event_sample_and_output_round_trip() -> None:
         {"event": "end_time", "trial_success": True},
     )
     sample = Decoded(9, 0.18, np.array([1.5, -2.25]), 4, Flags.GAP | Flags.IN_TRIAL)
-    found = wire.decode_sample(wire.encode_sample("v", sample, ("vx", "vy"), ("m/s", "m/s")))
+    found = wire.decode_sample(wire.SampleEncoder("v", ("vx", "vy"), ("m/s", "m/s"))(sample))
     assert (found.seq_in, found.t, found.generation, found.flags) == (9, 0.18, 4, Flags.GAP | Flags.IN_TRIAL)
     assert found.values.tobytes() == sample.values.tobytes()
     output = wire.OutputSpec(names=("vx",), units=("m/s",), rate_hz=50.0, uid="u")
@@ -131,7 +131,7 @@ def test_frames_and_sizes_are_checked_before_anything_is_read() -> None:
 
 def test_what_cannot_be_sent_is_named() -> None:
     with pytest.raises(StreamError, match="expected 1 values, found shape"):
-        wire.encode_sample("v", Decoded(0, 0.0, np.zeros(2), 0), ("vx",), ("m/s",))
+        wire.SampleEncoder("v", ("vx",), ("m/s",))(Decoded(0, 0.0, np.zeros(2), 0))
     with pytest.raises(StreamError, match="taken by the wire format"):
         wire.encode_event("e", 0.0, {"event": "x", "t_ns": 3})
     with pytest.raises(StreamError, match="seq"):
@@ -190,3 +190,42 @@ def test_nearly_right_headers_only_raise_stream_errors(change: dict[str, object]
 def test_hostile_json_only_raises_stream_errors(header: bytes) -> None:
     attempt([b"t", header])
     attempt([b"t", header, b"1234"])
+
+
+@given(
+    seq=st.integers(-1, 2**63 - 1),
+    t=st.floats(-9e9, 9e9),
+    generation=st.integers(0, 2**63 - 1),
+    flags=st.integers(0, 2**23 - 1),
+    names=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4).map(tuple),
+)
+def test_every_sample_comes_back_whatever_its_outputs_are_called(
+    seq: int, t: float, generation: int, flags: int, names: tuple[str, ...]
+) -> None:
+    sample = Decoded(seq, t, np.arange(len(names)) / 7, generation, Flags(flags))
+    try:
+        frames = wire.SampleEncoder("v", names, names)(sample)
+    except (StreamError, UnicodeEncodeError):
+        assert any(0xD800 <= ord(c) < 0xE000 for name in names for c in name)  # no text that JSON can carry
+        return
+    head = json.loads(frames[1])
+    assert (head["names"], head["units"], head["shape"], head["v"]) == (list(names), list(names), [len(names)], 1)
+    found = wire.decode_sample(frames)
+    assert (found.seq_in, found.generation, found.flags) == (seq, generation, Flags(flags))
+    assert found.t == wire.from_ns(wire.to_ns(t))
+    assert found.values.tobytes() == sample.values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("sample", "field"),
+    [
+        (Decoded(-2, 0.0, np.zeros(1), 0), "seq_in"),
+        (Decoded(2**63, 0.0, np.zeros(1), 0), "seq_in"),
+        (Decoded(0, 0.0, np.zeros(1), -1), "generation"),
+        (Decoded(0, 0.0, np.zeros(1), 0, Flags(2**31)), "flags"),
+        (Decoded(0, float("nan"), np.zeros(1), 0), "time stamp"),
+    ],
+)
+def test_a_sample_that_no_reader_would_take_is_not_sent(sample: Decoded, field: str) -> None:
+    with pytest.raises(StreamError, match=field):
+        wire.SampleEncoder("v", ("vx",), ("m/s",))(sample)
