@@ -13,20 +13,15 @@ from bci_align.runtime.decode_loop import DecodeLoop
 from bci_align.runtime.reports import Writer
 from bci_align.runtime.shared import Cell, Phase, Shared
 from bci_align.runtime.tape import TapedLoop
+from bci_align.runtime.vigil import Vigil
 from bci_align.streams.contract import END, Bin, Decoded, Flags, Link, Sink, TrialEvent
 from bci_align.streams.reconnect import Reconnecting
-
-_READ_S = 0.005
-"""Longest wait for a bin: after it come the mailbox, orders and the heartbeat."""
 
 _CATCH_UP = 4
 """Bins that a candidate is stepped by between two looks at the source: so many steps is the most a live bin waits for it."""
 
 _TIDY_S = 1.0
 """Time between two collections of what has become garbage since the last; each takes some 50 us, between two bins."""
-
-_WARM = (0.4, 2.0)
-"""Bin widths after a bin between which a step is rehearsed: what others computed since has emptied the caches."""
 
 _COUNTED = (Cell.BINS, Cell.MARKS, Cell.ENDS, Cell.SUCCESSES, Cell.GAPS, Cell.BAD, Cell.MALFORMED, Cell.MALFORMED_BINS, Cell.LATE)
 """Counters that go on from what the decoder before has left."""
@@ -73,11 +68,12 @@ class Decoding:
         self._orders = self._promotes = self._rollbacks = -1
         self._frozen = False
         self._last = time.monotonic()
+        self._vigil = Vigil(bin_s)
         self._tidy_at = 0.0
 
     def run(self) -> str:
         """Decode; why it ended."""
-        shared, source, loop = self._shared, self._source, self._loop
+        shared, source, loop, vigil = self._shared, self._source, self._loop, self._vigil
         parent = process.ParentWatch()
         self._take_orders()
         shared.set(Cell.PHASE, Phase.DECODING)
@@ -85,7 +81,7 @@ class Decoding:
         while not shared.get(Cell.STOP):
             shared.beat(self._beat)
             bins = 0
-            for item in source.read(0.0 if loop.warming else _READ_S):
+            for item in source.read(0.0 if loop.warming else vigil.patience(time.monotonic() - self._last)):
                 if isinstance(item, Bin):
                     self._take_orders()
                     self._bin(item)
@@ -100,7 +96,7 @@ class Decoding:
             loop.idle(_CATCH_UP)
             self._tell()
             self._tidy(now, bool(bins))
-            if not bins and _WARM[0] < (now - self._last) / self._bin_s < _WARM[1]:
+            if not bins and vigil.rehearse(now - self._last):
                 loop.keep_warm()
             if self._stale_s and now - self._last > self._stale_s:
                 return f"no bin has come for {self._stale_s:g} s"
@@ -125,7 +121,8 @@ class Decoding:
         stepped = time.monotonic()
         self._sink.write(decoded)
         done = time.monotonic()
-        self._last = done
+        self._last = started
+        self._vigil.bin()
         self._measure(item.arrived, started, stepped, done)
         self._count(Cell.BINS, 1)
         if self._expected:  # nobody decoded meanwhile; a sender that counts anew leaves nothing to tell
