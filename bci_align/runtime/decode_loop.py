@@ -83,9 +83,8 @@ class DecodeLoop:
         self._values = self._safety.state0()
         self._settle_bins, self._settle = limits.settle_bins, limits.settle_bins
         self._ramp_bins, self._ramp = promotion.blend_bins, 0
-        self._trial = TrialClock(bin_s)
+        self._trial, self._log = TrialClock(bin_s), FaultLog(bin_s)
         self._inside = self._unsure = False  # unsure: a trial may be running that nobody has told of
-        self._log = FaultLog(bin_s)
         self.faults, self.episodes = self._log.faults, self._log.episodes
         """Faulty bins, and how often each fault began, by flag bit (32,); of GAP the bins that are missing."""
         self._now = 0
@@ -265,8 +264,7 @@ class DecodeLoop:
             self._checked = self._checked._replace(good=before)
             promoter.failed()
             return self._safety.zero(), _BAD
-        values, clamped = stepped
-        flags = _CLAMPED if clamped else 0
+        values, flags = stepped[0], _CLAMPED if stepped[1] else 0
         if promoter.fade and (blended := promoter.blend(values)) is not None:
             values, flags = blended, flags | _BLENDING
         if self._settle:
@@ -275,6 +273,8 @@ class DecodeLoop:
         if self._ramp and not self._frozen:
             values, flags = values * (1.0 - self._ramp / (self._ramp_bins + 1)), flags | _BLENDING
             self._ramp -= 1
+        if not self._safety.limits:  # finite they are
+            return values, flags
         values, cut = self._safety.step(self._values, values)
         return values, flags | _CLAMPED if cut else flags
 

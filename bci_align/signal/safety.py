@@ -34,6 +34,8 @@ class Safety:
         self._step = None if config.max_acceleration is None else config.max_acceleration * bin_s
         self._decay = math.exp(-bin_s / config.decay_s)
         self._rest = np.zeros(outputs)
+        self.limits = self._speed is not None or self._step is not None
+        """Whether there is anything to limit: else :meth:`step` gives what it gets, if that is finite."""
 
     def state0(self) -> Floats:
         """Give the output before the first bin: at rest."""
