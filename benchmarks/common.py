@@ -34,11 +34,13 @@ class Row:
     met: bool
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Parse ``--quick`` and ``--json``."""
+def arguments(description: str | None, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """Parse ``--quick`` and ``--json``, and ``--only`` where a benchmark has ``parts``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed: shows that it runs, proves less")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
+    if parts:
+        parser.add_argument("--only", choices=parts, help="this part alone, and acceptance rows of no other")
     return parser.parse_args()
 
 

@@ -120,6 +120,8 @@ def test_acceptance_rows_are_those_of_the_asked_condition() -> None:
     assert latency.growth(steps, True) == pytest.approx(np.log(2.0 / 1.4) / np.log(1024 / 96), abs=0.02)
     (refused,) = latency.accept({(96, False, True): steps_of(1, 1, 1)}, [])
     assert not refused.met
+    assert [r.name.split(":")[0] for r in latency.accept({}, [good])] == ["lsl"] * 5  # a part alone has rows of no other
+    assert [r.name for r in latency.accept(steps, [])] == [r.name for r in rows[:3]]
 
 
 def test_tables_have_a_row_per_condition() -> None:
