@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bci_align.bundle.store import Bundle
+from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.config import LiveConfig
-from bci_align.errors import BundleError, ConfigError, MismatchError, StreamError
+from bci_align.errors import BundleError, ConfigError, MismatchError, RuntimeFault, StreamError
 from bci_align.runtime import watch
 from bci_align.runtime.aligner_process import Methods, free_path
 from bci_align.runtime.check_config import check_config
@@ -201,6 +201,35 @@ def test_an_aligner_that_hangs_does_not_hold_up_the_end(bundle: Bundle, short: S
     reports = play(bundle, short, tmp_path, fakes.ENDLESS, lambda live: None)
     assert not any(r["report"] == "died" for r in reports)
     assert reports[-1]["report"] == "ended"
+
+
+def test_an_alignment_that_is_ordered_is_made_of_the_trials_held(bundle: Bundle, short: Session, tmp_path: Path) -> None:
+    """However few they are, and however little the day has drifted: the operator knows why."""
+    config = config_for(bundle, tmp_path, calibration_trials=10**6, drift={"align_from": 1e6})
+    with rig(config, short) as (outlet, inlet), LiveSystem(config, fakes.WARY) as live:
+        live.wait_ready(READY_S)
+        outlet.wait_for_decoder(10.0)
+        with pytest.raises(RuntimeFault, match="expected trials to align on, found none yet"):
+            live.order("align")
+        inlet.open(10.0)
+        player = Player(short, outlet, live, 60.0)
+        player.start()
+        rewarded = int(short.trials.success.sum())
+        try:
+            told = poll_until(live, lambda _: live.status()["trials"]["held"] == rewarded)
+            assert not said("aligning")(told)  # there will never be enough for it to begin by itself
+            ordered = live.order("align")
+            told += poll_until(live, said("verdict"))
+        finally:
+            player.stop()
+        assert player.error is None
+        assert ordered["trials"] == rewarded > 1
+        begun, verdict = (next(r for r in told if r["report"] == name) for name in ("aligning", "verdict"))
+        assert (begun["trials"], verdict["accepted"]) == (rewarded, True)
+        poll_until(live, said("warm"))  # it is on its way
+        live.stop()
+    assert load_bundle(tmp_path / "gen-0001").manifest.generation == 1
+    assert "accepted" in [d["decision"] for d in decisions(tmp_path)]
 
 
 def alive(pid: int) -> bool:
