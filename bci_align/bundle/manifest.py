@@ -16,7 +16,9 @@ from bci_align.models.layers import Layers
 NAME = "manifest.json"
 SEAL = "manifest.sha256"
 """Digest of the manifest, in a file beside it: an edited or damaged manifest is seen as any other file is."""
-FILES = ("core.onnx", "core.safetensors", "decoder.safetensors", "read_in.safetensors", "source_trials.safetensors")
+CORE = "core.safetensors"
+"""The networks' weights."""
+FILES = ("core.onnx", CORE, "decoder.safetensors", "read_in.safetensors", "source_trials.safetensors")
 """Everything a bundle holds beside its manifest. The names are fixed: a path never comes out of a manifest."""
 MAX_FILE = 256 * 2**20
 """Bytes. The source trials are the largest file: 1000 trials of 100 bins and 1024 channels take 100 MB, 96 channels 10 MB."""

@@ -15,8 +15,6 @@ from bci_align.errors import BundleError
 from bci_align.models.denoiser import LatentDenoiser
 from bci_align.models.encoder import Core, SourceModel
 
-NAME = "core.safetensors"
-
 
 def models(manifest: Manifest, data: bytes, where: Path) -> tuple[SourceModel, Diffusion]:
     """Build the source model, with the read-in of the source day, and the prior of its latents.

@@ -75,7 +75,7 @@ class Bundle:
         """
         from bci_align.bundle import networks
 
-        source, prior = networks.models(self.manifest, self._files[networks.NAME], self.path / networks.NAME)
+        source, prior = networks.models(self.manifest, self._files[mf.CORE], self.path / mf.CORE)
         source.set_read_in(self.read_in)
         return source.eval(), prior.eval()
 
@@ -83,12 +83,12 @@ class Bundle:
         """Build the diffusion prior of the source day's kinematics: windows (B, window, K) in source standard deviations."""
         from bci_align.bundle import networks
 
-        return networks.movement_prior(self.manifest, self._files[networks.NAME], self.path / networks.NAME)
+        return networks.movement_prior(self.manifest, self._files[mf.CORE], self.path / mf.CORE)
 
     def source_read_in(self) -> ReadIn:
         """Give the read-in that the source day was trained with, whatever generation this is; for :meth:`source_trials`."""
-        where = self.path / "core.safetensors"
-        t = _tensors(self._files["core.safetensors"], where)
+        where = self.path / mf.CORE
+        t = _tensors(self._files[mf.CORE], where)
         try:
             return ReadIn(t["source.mean"], t["source.gain"], t["source.readin.weight"].T.copy(), t["source.readin.bias"])
         except KeyError as e:
@@ -116,7 +116,7 @@ def save_source(
 
     files = {
         "core.onnx": graph.build(source.core, len(manifest.channels)),
-        networks.NAME: networks.pack({"source": source, "prior": priors[0], "movement": priors[1]}),
+        mf.CORE: networks.pack({"source": source, "prior": priors[0], "movement": priors[1]}),
         # safetensors writes an array's memory as it lies: one in another order would come back transposed.
         "decoder.safetensors": safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in decoder.arrays().items()}),
         "read_in.safetensors": _read_in_bytes(source.read_in()),
@@ -153,7 +153,7 @@ def save_generation(
     if encoder is not None:
         from bci_align.bundle import networks
 
-        files[networks.NAME] = networks.with_core(parent._files[networks.NAME], encoder.core)
+        files[mf.CORE] = networks.with_core(parent._files[mf.CORE], encoder.core)
     if encoder is not None or len(channels) != len(parent.manifest.channels):
         files["core.onnx"] = graph.build((encoder or parent.models()[0]).core, len(channels))
     return _write(path, parent.manifest.model_copy(update=update), files)
