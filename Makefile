@@ -25,7 +25,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	# What only computes runs on two workers; what runs processes and clocks of its own comes after it, alone. Both always run.
-	$(BIN)/python -m pytest -m "not live" -n 2 --dist loadscope; computed=$$?; \
+	$(BIN)/python -m pytest -m "not live" -n 2 --dist loadscope --no-loadscope-reorder; computed=$$?; \
 	$(BIN)/python -m pytest -m live && exit $$computed
 
 lint: $(VENV)/.dev

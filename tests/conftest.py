@@ -22,12 +22,14 @@ threadpool_limits(1)
 
 LIVE = {"cli", "latency", "runtime", "sim", "streams"}
 LIVE_FILES = {"test_fault_matrix.py", "test_kills.py", "test_readme.py"}
+LONG = ["test_real_days.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs processes, sockets and clocks of its own, and begin with what takes longest."""
     tests = Path(__file__).parent
-    items.sort(key=lambda item: item.path.name != "test_real_days.py")  # last, it would keep one of two workers waiting
+    # Last, each of them would keep one of two workers waiting.
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
         room = item.path.relative_to(tests).parts[0]
         if room in LIVE | LIVE_FILES:
