@@ -1,13 +1,16 @@
 """What every room's tests share."""
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from bci_align.bundle.store import Bundle
+from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.config import TrainConfig
 from bci_align.session.types import Session
 from bci_align.training import train_bundle
@@ -66,7 +69,22 @@ def small_days() -> tuple[Session, Session]:
     return simulate_days(seed=2, trials=(60, 40), bin_s=0.05, channels=32)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """What ``make`` writes to a path, whole or not at all: made by the first worker that asks for it, and copied for each."""
+    mine = factory.mktemp(name) / name
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make(mine)
+        return mine
+    of_all = factory.getbasetemp().parent / name
+    with of_all.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not of_all.exists():
+            make(of_all)
+    shutil.copytree(of_all, mine)
+    return mine
+
+
 @pytest.fixture(scope="session")
 def small_bundle(small_days: tuple[Session, Session], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A real bundle, trained on the small day 0."""
-    return train_bundle(small_days[0], SMALL, 0, tmp_path_factory.mktemp("bundle") / "day0")
+    return load_bundle(made_once(tmp_path_factory, "day0", lambda path: train_bundle(small_days[0], SMALL, 0, path)))
