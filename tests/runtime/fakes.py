@@ -1,24 +1,21 @@
-"""Stand-ins for the slow parts, and streams of items as a decoder meets them. Spawned processes import this module."""
+"""Stand-ins for the slow parts, and streams of items as a decoder meets them.
+
+Spawned processes import this module: nothing in it brings torch, for which a run would wait.
+"""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.alignment.drift_score import score
 from bci_align.alignment.start import renormalise
-from bci_align.config import LiveConfig
-from bci_align.errors import BciAlignError
 from bci_align.models.read_in import ReadIn
 from bci_align.runtime.aligner_process import Methods
-from bci_align.runtime.live import LiveSystem
 from bci_align.runtime.player import script
 from bci_align.session.types import Session, Trials
 from bci_align.streams.contract import Bin, TrialEvent
@@ -131,27 +128,3 @@ REFUSING = Methods(quick_align, refuse)
 POISONED = Methods(poisoned_align, accept)
 ENDLESS = Methods(endless_align, accept)
 BROKEN = Methods(broken_align, accept)
-WARY = Methods(quick_align, accept, score)
-"""Quick, but only on days that the real drift score calls worth it."""
-
-
-def run_like_the_command(config: LiveConfig) -> int:
-    """What ``bci-align run`` does: decode until Ctrl-C."""
-    try:
-        with LiveSystem(config, ENDLESS) as live:
-            live.wait_ready(30.0)
-            sys.stdout.write(f"{live.decoder_pid} {live.aligner_pid}\n")
-            sys.stdout.flush()
-            while live.decoding:
-                live.poll(0.5)
-    except BciAlignError as e:
-        sys.stderr.write(f"{e}\n")
-        return e.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    raise SystemExit(run_like_the_command(LiveConfig.model_validate_json(sys.argv[1])))

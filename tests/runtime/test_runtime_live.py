@@ -249,7 +249,7 @@ def test_nothing_is_left_of_an_interrupted_run(bundle: Bundle, short: Session, t
     config = config_for(bundle, tmp_path)
     with rig(config, short):
         run = subprocess.Popen(
-            [sys.executable, "-m", "runtime.fakes", config.model_dump_json()],
+            [sys.executable, "-m", "runtime.command", config.model_dump_json()],
             cwd=Path(__file__).resolve().parents[1],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

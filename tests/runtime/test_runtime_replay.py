@@ -21,6 +21,7 @@ from bci_align.session.types import Session, Trials, unlabelled
 from bci_align.streams.contract import END, GO, START, Flags
 
 from . import fakes
+from .wary import WARY
 
 TRIALS = 8
 GENTLE = GateConfig(
@@ -170,7 +171,7 @@ def test_the_days_drift_is_scored_before_it_is_aligned(
     bundle: Bundle, days: tuple[Session, Session], tmp_path: Path, align_from: float, verdict: str
 ) -> None:
     config = config_for(bundle, tmp_path / "out", drift={"align_from": align_from})
-    result = replay(days[1], config, "zmq", methods=fakes.WARY)
+    result = replay(days[1], config, "zmq", methods=WARY)
     told = [r for r in result.reports if r["report"] == "drift"]
     assert [r["verdict"] for r in told] == [verdict]
     assert told[0]["score"] == pytest.approx(sum(told[0]["parts"].values())) and told[0]["score"] > 0

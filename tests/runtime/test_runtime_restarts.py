@@ -203,7 +203,7 @@ def test_a_parent_that_hangs_does_not_stop_the_decoding(bundle: Bundle, days: tu
     config = config_for(bundle, tmp_path)
     with rig(config, days[1]) as (outlet, inlet):
         tests = Path(__file__).resolve().parents[1]
-        command = [sys.executable, "-m", "runtime.fakes", config.model_dump_json()]
+        command = [sys.executable, "-m", "runtime.command", config.model_dump_json()]
         with subprocess.Popen(command, cwd=tests, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
             assert run.stdout is not None
             assert len(run.stdout.readline().split()) == 2
