@@ -6,32 +6,18 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
-from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bci_align.errors import RuntimeFault
 from bci_align.runtime import shared as module
 from bci_align.runtime.ring import RingReader
-from bci_align.runtime.shared import Cell, Layout, Shared
-from bci_align.streams.contract import Bin
+from bci_align.runtime.shared import Cell, Shared
 
+from .attached import attached
 from .conftest import segments
-from .fakes import read_in
 from .rigs import kill
-
-
-def attached(layout: Layout, pipe: Connection[Any, Any]) -> None:
-    shared = Shared.attach(layout)
-    for seq in range(10):
-        shared.ring.put(Bin(seq, float(seq), np.full(5, seq, np.float32)))
-    shared.mailbox.post(read_in(4), 4)
-    shared.set(Cell.BINS, 10)
-    pipe.send("written")
-    pipe.recv()
-    shared.close()
 
 
 def test_a_spawned_process_writes_and_leaves_the_segment_to_its_creator(capfd: pytest.CaptureFixture[str]) -> None:
