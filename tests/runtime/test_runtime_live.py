@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,34 +241,53 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-@pytest.mark.parametrize(
-    "how",
-    [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGKILL],
-    ids=["ctrl-c", "terminal closed", "told to end", "parent killed"],
-)
-def test_nothing_is_left_of_an_interrupted_run(bundle: Bundle, short: Session, tmp_path: Path, how: int) -> None:
-    config = config_for(bundle, tmp_path)
-    with rig(config, short):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "runtime.command", config.model_dump_json()],
-            cwd=Path(__file__).resolve().parents[1],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert run.stdout is not None
-        pids = [int(p) for p in run.stdout.readline().split()]
-        assert len(pids) == 2, run.communicate()[1]
-        assert len(segments(run.pid)) == 1
-        if how in (signal.SIGINT, signal.SIGHUP):
-            os.killpg(run.pid, how)  # as a terminal does: to every process at once
-        else:
-            run.send_signal(how)
-        deadline = time.monotonic() + 15.0
-        while (any(map(alive, pids)) or segments(run.pid)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        _, errors = run.communicate(timeout=15)
+ENDS = {
+    "ctrl-c": signal.SIGINT,
+    "terminal closed": signal.SIGHUP,
+    "told to end": signal.SIGTERM,
+    "parent killed": signal.SIGKILL,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    bundle: Bundle, days: tuple[Session, Session], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """A run for each of :data:`ENDS`, in a process of its own; a start takes its time, and they take it together."""
+    started: dict[str, subprocess.Popen[str]] = {}
+    with ExitStack() as stack:
+        for name in ENDS:
+            config = config_for(bundle, tmp_path_factory.mktemp("run"))
+            stack.enter_context(rig(config, days[1]))
+            run = subprocess.Popen(
+                [sys.executable, "-m", "runtime.command", config.model_dump_json()],
+                cwd=Path(__file__).resolve().parents[1],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            stack.enter_context(run)
+            stack.callback(run.kill)
+            started[name] = run
+        yield started
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_nothing_is_left_of_an_interrupted_run(runs: dict[str, subprocess.Popen[str]], name: str) -> None:
+    run, how = runs[name], ENDS[name]
+    assert run.stdout is not None
+    pids = [int(p) for p in run.stdout.readline().split()]
+    assert len(pids) == 2, run.communicate()[1]
+    assert len(segments(run.pid)) == 1
+    if how in (signal.SIGINT, signal.SIGHUP):
+        os.killpg(run.pid, how)  # as a terminal does: to every process at once
+    else:
+        run.send_signal(how)
+    deadline = time.monotonic() + 15.0
+    while (any(map(alive, pids)) or segments(run.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _, errors = run.communicate(timeout=15)
     assert not any(map(alive, pids))
     assert segments(run.pid) == set()
     if how != signal.SIGKILL:
