@@ -25,7 +25,7 @@ threadpool_limits(1)
 
 LIVE = {"cli", "latency", "runtime", "sim", "streams"}
 LIVE_FILES = {"test_fault_matrix.py", "test_kills.py", "test_readme.py"}
-LONG = ["test_real_days.py"]
+LONG = ["test_real_days.py", "test_cli.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
         room = item.path.relative_to(tests).parts[0]
-        if room in LIVE | LIVE_FILES:
+        if room in LIVE | LIVE_FILES and not item.get_closest_marker("computes"):
             item.add_marker("live")
 
 

@@ -19,6 +19,8 @@ from bci_align.streams.registry import make_rig
 from bci_align_sim.day import simulate_days
 from bci_align_sim.drift import Drift
 
+pytestmark = pytest.mark.computes
+
 Days = tuple[Session, Session]
 Capture = pytest.CaptureFixture[str]
 
@@ -195,6 +197,7 @@ def test_other_kinematics_or_units_are_refused_before_a_replay(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.live
 def test_a_run_that_fails_still_tells_what_it_did(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
     config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out"), "control": {"address": None}}
     config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}
@@ -232,6 +235,7 @@ def test_recalibrate_asks_the_gates_that_are_named(work: Path, small_bundle: Bun
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.live
 def test_a_stream_that_never_appears_says_what_was_looked_for(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
     config: dict[str, Any] = {"bundle": str(small_bundle.path), "out": str(tmp_path / "out"), "control": {"address": None}}
     config["source"] = {"kind": "lsl", "stream": "nobody-sends-this", "connect_timeout_s": 1.0}
@@ -240,6 +244,7 @@ def test_a_stream_that_never_appears_says_what_was_looked_for(small_bundle: Bund
     assert "nobody-sends-this" in says
 
 
+@pytest.mark.live
 def test_a_port_in_use_is_named(small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -260,6 +265,7 @@ def test_a_port_in_use_is_named(small_bundle: Bundle, capsys: Capture, tmp_path:
     assert address in capsys.readouterr().err
 
 
+@pytest.mark.live
 def test_replay_scores_what_came_out(work: Path, small_bundle: Bundle, capsys: Capture, tmp_path: Path) -> None:
     words = ("replay", work / "dayk.h5", "--bundle", small_bundle.path, "--over", "zmq", "--speed", "max", "--calibration", 20)
     result = ok(capsys, *words, "--out", tmp_path / "out")

@@ -8,6 +8,8 @@ import pytest
 from bci_align.cli.main import main
 from bci_align.streams.curve import public_key
 
+pytestmark = pytest.mark.computes
+
 
 def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", str(tmp_path / "keys"), "--json"]) == 0

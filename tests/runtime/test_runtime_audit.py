@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from bci_align.errors import AuditError, RuntimeFault
 from bci_align.runtime.audit import ANCHOR, GENESIS, NAME, append, verify
 
+pytestmark = pytest.mark.computes
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:

@@ -15,6 +15,8 @@ from bci_align.runtime import committed
 
 from .fakes import read_in
 
+pytestmark = pytest.mark.computes
+
 
 @pytest.fixture
 def out(bundle: Bundle, tmp_path: Path) -> Path:

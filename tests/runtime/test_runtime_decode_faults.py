@@ -19,6 +19,8 @@ from bci_align.streams.contract import Bin, Flags
 from .fakes import LeakyPipeline, read_in
 from .test_runtime_decode_loop import AT_ONCE, BIN_S, SCALE, bin_at, counts, decode, feed, new_loop, values
 
+pytestmark = pytest.mark.computes
+
 
 def test_a_candidate_that_gives_nonsense_is_dropped_before_it_decodes() -> None:
     loop, _ = new_loop()

@@ -18,6 +18,8 @@ from bci_align.streams.contract import END, START, Bin, Decoded, Flags, TrialEve
 
 from .fakes import LeakyPipeline, read_in, small_session, stream
 
+pytestmark = pytest.mark.computes
+
 BIN_S = 0.02
 
 

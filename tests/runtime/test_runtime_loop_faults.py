@@ -18,6 +18,8 @@ from bci_align.streams.contract import END, START, Bin, Decoded, Flags, Link, Tr
 from .fakes import LeakyPipeline, read_in
 from .test_runtime_decode_loop import BIN_S, SCALE, counts, decode, feed, new_loop, values
 
+pytestmark = pytest.mark.computes
+
 LOST, BACK = Link("lost", "the stream is gone"), Link("back", "the stream is back")
 OTHER = Link("mismatch", "expected 5 channels, found 4")
 

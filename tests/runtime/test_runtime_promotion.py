@@ -19,6 +19,8 @@ from bci_align.streams.contract import END, START, Decoded, Flags, TrialEvent
 from .fakes import LeakyPipeline, read_in
 from .test_runtime_decode_loop import BIN_S, SCALE, bin_at, counts, feed, new_loop, values
 
+pytestmark = pytest.mark.computes
+
 QUICK = PromotionConfig(shadow_bins=20, probation_bins=50)
 
 

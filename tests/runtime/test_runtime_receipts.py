@@ -13,6 +13,8 @@ from bci_align.errors import RuntimeFault
 from bci_align.runtime import audit
 from bci_align.runtime.receipts import KINDS, record, write
 
+pytestmark = pytest.mark.computes
+
 REFUSED: dict[str, Any] = {
     "generation": 3, "trials": 40, "seconds": 12.345, "accepted": False,
     "reason": "spread of <vx> is 9, expected 0.5 to 2",

@@ -12,6 +12,8 @@ from bci_align.errors import MismatchError, RuntimeFault
 from bci_align.runtime import reports
 from bci_align.runtime.reports import Reader, Writer, as_error, fault, send
 
+pytestmark = pytest.mark.computes
+
 Pair = tuple[socket.socket, socket.socket]
 
 

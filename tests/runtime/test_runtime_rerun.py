@@ -33,6 +33,8 @@ from bci_align.streams.contract import Bin, Flags, Link
 
 from .fakes import QUICK, REFUSING, stream
 
+pytestmark = pytest.mark.computes
+
 LENIENT = PromotionConfig(shadow_bins=20, blend_bins=5, probation_bins=30, spread=(1e-6, 1e6), most_clamped=1.0, most_jump=1e6)
 
 

@@ -13,6 +13,8 @@ from bci_align.streams.contract import END, GO, START, Bin, TrialEvent
 
 from .fakes import read_in
 
+pytestmark = pytest.mark.computes
+
 CHANNELS = 5  # odd: the record needs padding
 
 

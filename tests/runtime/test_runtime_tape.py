@@ -23,6 +23,8 @@ from bci_align.streams.contract import END, GO, START, Bin, Decoded, Flags, Link
 
 from .fakes import read_in
 
+pytestmark = pytest.mark.computes
+
 C, K = 5, 2
 BEGIN = Begin("/b", "1" * 64, "2" * 64, 3, 0.02, ChecksConfig(), SafetyConfig(), PromotionConfig(), read_in(1))
 

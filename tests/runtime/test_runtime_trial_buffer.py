@@ -12,6 +12,8 @@ from bci_align.streams.contract import END, START, Bin, TrialEvent
 
 from .fakes import small_session, stream
 
+pytestmark = pytest.mark.computes
+
 RUN_IN = 6
 
 

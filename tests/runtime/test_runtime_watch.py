@@ -12,6 +12,8 @@ from bci_align.runtime.trial_buffer import TrialBuffer
 from bci_align.runtime.watch import EVERY_S, Watch
 from bci_align.streams.contract import END, START, Bin, TrialEvent
 
+pytestmark = pytest.mark.computes
+
 HEALTHY = {Cell.BINS: 600, Cell.MARKS: 20, Cell.ENDS: 10, Cell.SUCCESSES: 10, Cell.TRIALS: 10, Cell.HELD: 10}
 
 

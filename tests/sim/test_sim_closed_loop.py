@@ -6,6 +6,8 @@ from bci_align_sim.closed_loop import WORKSPACE, ClosedLoop, Controller
 from bci_align_sim.task import CentreOut, record_day
 from bci_align_sim.tuning import Tuning
 
+pytestmark = pytest.mark.computes
+
 TUNING = Tuning.draw(64, 0)
 
 

@@ -8,6 +8,8 @@ from bci_align_sim.day import simulate_days
 from bci_align_sim.drift import Drift, apply
 from bci_align_sim.tuning import Tuning
 
+pytestmark = pytest.mark.computes
+
 NONE = Drift.level(0)
 DAY0 = Tuning.draw(1000, 0)
 

@@ -24,6 +24,8 @@ from bci_align_sim.faulty_rig import repeat
 from bci_align_sim.task import record_day
 from bci_align_sim.tuning import Tuning
 
+pytestmark = pytest.mark.computes
+
 BIN_S, CHANNELS = 0.02, 6
 
 
@@ -248,6 +250,7 @@ class Rig:
         self.process.communicate()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("kind", ["zmq", "lsl"])
 def test_what_the_rig_says_it_sent_is_what_arrives(kind: str, day: Session, tmp_path) -> None:
     plan = '{"kind": "dead", "at": 5, "bins": 5, "channels": [1, 2]}'
@@ -278,6 +281,7 @@ def test_what_the_rig_says_it_sent_is_what_arrives(kind: str, day: Session, tmp_
     assert all(0 <= b["at"] - a["at"] < 1 for a, b in pairwise(bins))
 
 
+@pytest.mark.live
 def test_streams_come_and_go_in_other_shapes_as_ordered(day: Session, tmp_path) -> None:
     with Rig("zmq", day, tmp_path, "--hold", "--connect-s", "0") as rig:
         assert json.loads(rig.process.stdout.readline())["say"] == "holding"
@@ -306,6 +310,7 @@ def test_streams_come_and_go_in_other_shapes_as_ordered(day: Session, tmp_path) 
         assert rig.process.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.live
 def test_an_order_that_is_none_ends_the_rig_with_a_sentence(day: Session, tmp_path) -> None:
     with Rig("zmq", day, tmp_path, "--hold") as rig:
         rig.order(do="dance")

@@ -16,6 +16,8 @@ from bci_align_sim.scenario_days import (
 )
 from bci_align_sim.scenarios import MAKERS, Material, Scenario
 
+pytestmark = pytest.mark.computes
+
 SUBJECT = SimulatedSubject(900, channels=24)
 BAD = [m for m in MAKERS.values() if m.kind != "good"]
 

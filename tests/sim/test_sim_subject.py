@@ -7,6 +7,8 @@ from bci_align_sim.subject import Subject
 from bci_align_sim.task import move
 from bci_align_sim.tuning import BASELINE_HZ, SOFT_HZ, Tuning
 
+pytestmark = pytest.mark.computes
+
 REST = np.zeros((1, 2))
 
 

@@ -9,6 +9,8 @@ from bci_align_sim.drift import Drift
 from bci_align_sim.task import CentreOut, minimum_jerk, move, record_day
 from bci_align_sim.tuning import Tuning
 
+pytestmark = pytest.mark.computes
+
 TUNING = Tuning.draw(16, 0)
 
 

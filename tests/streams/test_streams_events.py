@@ -11,6 +11,8 @@ from bci_align.errors import ConfigError, StreamError
 from bci_align.streams.contract import END, GO, START, TrialEvent
 from bci_align.streams.events import MAX_MARKER, EventReader, format_event
 
+pytestmark = pytest.mark.computes
+
 NAMES = EventNames()
 
 

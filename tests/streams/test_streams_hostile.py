@@ -22,6 +22,8 @@ from bci_align.streams.zmq_sockets import MAX_MESSAGE
 
 from .rigs import PATIENCE_S, bins_of, collect, opened
 
+pytestmark = pytest.mark.computes
+
 SPEC = StreamSpec(("a", "b", "c"), 0.02, "rig", "uid-1", "float32")
 GOOD: dict[str, tuple[Callable[[list[bytes]], object], list[bytes]]] = {
     "counts": (
@@ -120,6 +122,7 @@ def test_markers_that_are_none_take_bounded_memory(text: str) -> None:
     assert peak_of(lambda: reader.parse(1.0, text)) < 2**23
 
 
+@pytest.mark.live
 def test_a_source_goes_on_through_all_of_it() -> None:
     """Everything above, over a real socket, between two good bins; only a frame beyond the limit ends the connection."""
     with opened("zmq") as (outlet, source, spec):

@@ -10,6 +10,8 @@ from bci_align.session.types import bin_of
 from bci_align.streams.contract import END, GO, START, Bin, TrialEvent
 from bci_align.streams.ordering import HOLD_S, OLD_IN_A_ROW, OLD_S, EventOrder
 
+pytestmark = pytest.mark.computes
+
 BIN_S = 0.02
 
 

@@ -14,6 +14,8 @@ from bci_align.errors import StreamError
 from bci_align.streams import wire
 from bci_align.streams.contract import Bin, Decoded, Flags, StreamSpec
 
+pytestmark = pytest.mark.computes
+
 SPEC = StreamSpec(("a", "b", "c"), 0.02, "rig", "uid-1")
 BIN = Bin(7, 12.34, np.array([0, 1, 5], np.float32))
 DECODERS = (wire.decode_counts, wire.decode_spec, wire.decode_event, wire.decode_sample, wire.decode_output)
