@@ -15,29 +15,31 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return z, y, np.arange(50, 5000)
 
 
-def fitted(data: tuple[np.ndarray, np.ndarray, np.ndarray], kind: str) -> Wiener | Kalman | Recurrent:
-    return KINDS[kind].fit(*data)
+Fitted = tuple[str, Wiener | Kalman | Recurrent]
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_decodes_held_out_bins(data: tuple[np.ndarray, np.ndarray, np.ndarray], kind: str) -> None:
+@pytest.fixture(scope="module", params=list(KINDS))
+def fitted(data: tuple[np.ndarray, np.ndarray, np.ndarray], request: pytest.FixtureRequest) -> Fitted:
+    """Every kind, and a decoder of it."""
+    return request.param, KINDS[request.param].fit(*data)
+
+
+def test_decodes_held_out_bins(data: tuple[np.ndarray, np.ndarray, np.ndarray], fitted: Fitted) -> None:
     z, y, _ = data
-    decoded = run(fitted(data, kind), z)[5000:]
+    decoded = run(fitted[1], z)[5000:]
     r2 = 1 - np.square(decoded - y[5000:]).sum() / np.square(y[5000:] - y[5000:].mean(0)).sum()
     assert r2 > 0.8
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_saved_arrays_decode_bit_for_bit_alike(data: tuple[np.ndarray, np.ndarray, np.ndarray], kind: str) -> None:
-    decoder = fitted(data, kind)
+def test_saved_arrays_decode_bit_for_bit_alike(data: tuple[np.ndarray, np.ndarray, np.ndarray], fitted: Fitted) -> None:
+    kind, decoder = fitted
     again = KINDS[kind].load(decoder.arrays())
     np.testing.assert_array_equal(run(decoder, data[0][:200]), run(again, data[0][:200]))
     assert again.kind == kind
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_step_is_pure(data: tuple[np.ndarray, np.ndarray, np.ndarray], kind: str) -> None:
-    decoder = fitted(data, kind)
+def test_step_is_pure(data: tuple[np.ndarray, np.ndarray, np.ndarray], fitted: Fitted) -> None:
+    _, decoder = fitted
     state, _ = decoder.step(decoder.state0(), data[0][0])
     kept = state.copy()
     first = decoder.step(state, data[0][1])[1]
