@@ -85,15 +85,11 @@ def _kinematics(
     """The kinematics (T, K), zeroed or differenced where the map says so, and a sentence on what was subtracted."""
     if map is None:
         return None, ""
-    raw = file.numbers(map.array, "kinematics.array", ndim=len(stored) + 1).astype(np.float64)
-    if raw.shape[:-1] != stored:
-        expected, what = (f"{stored[0]}", "one per bin") if len(stored) == 1 else (f"{stored}", "trials and bins as the counts")
-        found = f"{len(raw)}" if len(stored) == 1 else f"{raw.shape[:-1]}"
-        raise SessionError(f"{file.path}: kinematics.array: expected {expected} rows, {what}, found {found}")
-    raw = raw.reshape(-1, raw.shape[-1])
+    arrays = (map.array,) if isinstance(map.array, str) else map.array
+    raw = np.concatenate([_outputs(file, name, stored) for name in arrays], axis=1)
     if not (raw.shape[1] == len(map.names) == len(map.units)):
         raise SessionError(
-            f"{file.path}: kinematics: expected {raw.shape[1]} names and units, one per column of array {map.array!r},"
+            f"{file.path}: kinematics: expected {raw.shape[1]} names and units, one per column of array {', '.join(arrays)!r},"
             f" found {len(map.names)} names and {len(map.units)} units"
         )
     told = ""
@@ -106,6 +102,16 @@ def _kinematics(
         raw = difference(raw, stored[-1], bin_s)
     with np.errstate(over="ignore"):  # validate() names what became infinite
         return raw.astype(np.float32), told
+
+
+def _outputs(file: Npz, name: str, stored: tuple[int, ...]) -> NDArray[np.float64]:
+    """One array of outputs as (T, K)."""
+    raw = file.numbers(name, "kinematics.array", ndim=len(stored) + 1).astype(np.float64)
+    if raw.shape[:-1] != stored:
+        expected, what = (f"{stored[0]}", "one per bin") if len(stored) == 1 else (f"{stored}", "trials and bins as the counts")
+        found = f"{len(raw)}" if len(stored) == 1 else f"{raw.shape[:-1]}"
+        raise SessionError(f"{file.path}: kinematics.array: expected {expected} rows, {what}, found {found}")
+    return raw.reshape(-1, raw.shape[-1])
 
 
 def difference(position: NDArray[np.float64], stretch: int, bin_s: float) -> NDArray[np.float64]:

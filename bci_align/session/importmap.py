@@ -35,7 +35,9 @@ class ZeroMap(Strict):
 class KinematicsMap(Strict):
     """Where the behaviour is."""
 
-    array: str = Field(description="array (bins, outputs), or (trials, bins, outputs) with layout 'trials'")
+    array: str | tuple[str, ...] = Field(
+        description="array (bins, outputs), or (trials, bins, outputs) with layout 'trials'; of several the columns side by side"
+    )
     names: tuple[str, ...] = Field(description="one name per output")
     units: tuple[str, ...] = Field(description="one unit per output")
     zero: ZeroMap | None = Field(None, description="subtract the level at rest; none keeps the values as they are")

@@ -259,3 +259,25 @@ def test_the_isometric_days(tmp_path: Path, data_dir: Path, day: int, trials_n: 
     io.save(session, tmp_path / "day.h5")
     again = io.load(tmp_path / "day.h5")
     assert np.array_equal(again.counts, session.counts) and again.meta == session.meta
+
+
+def test_outputs_of_two_arrays_lie_side_by_side(tmp_path: Path) -> None:
+    emg = np.arange(100.0)[:, None]
+    keys = {"array": ["hand", "emg"], "names": ["x", "y", "flexor"], "units": ["cm", "cm", "mV"]}
+    session = brought_in(tmp_path, {"emg": emg}, kinematics=keys)
+    assert session.kinematics is not None and session.kinematics_names == ("x", "y", "flexor")
+    assert np.allclose(session.kinematics, np.concatenate([arrays()["hand"], emg], axis=1), atol=1e-5)
+    with pytest.raises(SessionError, match=r"kinematics\.array: expected 100 rows, one per bin, found 99"):
+        brought_in(tmp_path, {"emg": emg[1:]}, kinematics=keys)
+
+
+def test_the_isometric_day_with_its_muscles(data_dir: Path) -> None:
+    """The same counts as without: bundles of the one are compared on factors of the other."""
+    file = data_dir / "isometric_day0.npz"
+    plain, emg = (
+        import_file(file, config.load(ImportMap, ISOMETRIC.with_name(f"{name}.yaml"))) for name in ("isometric", "isometric_emg")
+    )
+    assert plain.fingerprint() == emg.fingerprint() and plain.channels == emg.channels
+    assert plain.kinematics is not None and emg.kinematics is not None
+    assert emg.kinematics_names[:3] == ("fx", "fy", "FCRr") and emg.kinematics.shape[1] == 16
+    assert np.array_equal(plain.kinematics, emg.kinematics[:, :2])
