@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, ValidationError
 
 from bci_align.config import Strict, explain
-from bci_align.errors import BundleError
+from bci_align.errors import BciAlignError, BundleError
 from bci_align.models.layers import Layers
 
 NAME = "manifest.json"
@@ -118,18 +118,16 @@ def read(directory: Path) -> tuple[Manifest, str]:
     return manifest, digest(data)
 
 
-def read_bounded(path: Path, most: int = MAX_FILE) -> bytes:
-    """Read a whole file that must exist, be a plain file (no link out of the bundle) and have at most ``most`` bytes."""
+def read_bounded(path: Path, most: int = MAX_FILE, artefact: str = "bundle", error: type[BciAlignError] = BundleError) -> bytes:
+    """Read a whole file that must exist, be a plain file (no link out of the ``artefact``) and have at most ``most`` bytes."""
     try:
         if path.is_symlink() or not path.is_file():
-            raise BundleError(
-                f"{path}: expected a plain file of the bundle, found {'a link' if path.is_symlink() else 'nothing'}"
-            )
+            raise error(f"{path}: expected a plain file of the {artefact}, found {'a link' if path.is_symlink() else 'nothing'}")
         if path.stat().st_size > most:
-            raise BundleError(f"{path}: expected at most {most} bytes, found {path.stat().st_size}")
+            raise error(f"{path}: expected at most {most} bytes, found {path.stat().st_size}")
         return path.read_bytes()
     except OSError as e:
-        raise BundleError(f"{path}: cannot be read ({e.strerror})") from None
+        raise error(f"{path}: cannot be read ({e.strerror})") from None
 
 
 def _short(content: object) -> str:
