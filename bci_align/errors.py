@@ -41,6 +41,10 @@ class AlignmentError(BciAlignError):
     """Alignment that cannot start or went wrong (too few or too short trials, a loss that is not finite)."""
 
 
+class InterpretationError(BciAlignError):
+    """Factors or a film that cannot be made (no behaviour, frames that do not fit the bins), or a damaged factor model."""
+
+
 class StreamError(BciAlignError):
     """A stream or socket that never appeared, disappeared, or sent something malformed."""
 

@@ -18,6 +18,8 @@ def model_of(path: Path) -> type[config.Strict]:
     """What an example is an example of; a new kind of file needs a line here."""
     if path.parent.name == "import":
         return ImportMap
+    if path.parent.name == "explain":
+        return config.ExplainConfig
     if path.parent.name == "benchmark":
         return PairsFile
     return {"lsl": config.LiveConfig, "zmq": config.LiveConfig, "train": config.TrainConfig}[path.stem]
@@ -34,6 +36,10 @@ def test_the_folder_is_found() -> None:
 
 def test_train_shows_the_defaults() -> None:
     assert config.load(config.TrainConfig, CONFIGS / "train.yaml") == config.TrainConfig()
+
+
+def test_explain_shows_the_defaults() -> None:
+    assert config.load(config.ExplainConfig, CONFIGS / "explain" / "defaults.yaml") == config.ExplainConfig()
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-1", "fast"])

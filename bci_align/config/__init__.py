@@ -5,6 +5,7 @@ YAML examples lie in ``configs/``. ``load(Model, path)`` turns every fault of a 
 
 from bci_align.config.alignment import AlignConfig, GateConfig, RecalibrateConfig
 from bci_align.config.base import Strict, explain, load, read_yaml
+from bci_align.config.interpretation import BehaviourConfig, ExplainConfig, FactorConfig, FilmConfig
 from bci_align.config.live import LiveConfig
 from bci_align.config.runtime import ControlConfig, DriftConfig, PromotionConfig, RecordConfig, SupervisorConfig
 from bci_align.config.signal import ChecksConfig, Policy, SafetyConfig
@@ -13,11 +14,15 @@ from bci_align.config.training import TrainConfig
 
 __all__ = [
     "AlignConfig",
+    "BehaviourConfig",
     "ChecksConfig",
     "ControlConfig",
     "CurveConfig",
     "DriftConfig",
     "EventNames",
+    "ExplainConfig",
+    "FactorConfig",
+    "FilmConfig",
     "GateConfig",
     "LiveConfig",
     "Policy",
