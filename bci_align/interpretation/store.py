@@ -1,0 +1,206 @@
+"""Factor models on disk: a directory written once, hashed, free of pickle, and loaded only when every hash agrees."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from bci_align.atomic import write_directory
+from bci_align.bundle.manifest import digest, read_bounded
+from bci_align.config import BehaviourConfig, FactorConfig, FilmConfig, Strict, explain
+from bci_align.errors import InterpretationError
+from bci_align.interpretation.clips import Filming
+from bci_align.interpretation.data import FactorDay
+from bci_align.interpretation.scene import Scene
+from bci_align.models.factor_vae import FactorVAE
+
+FORMAT = "bci_align.factors"
+NAME, SEAL = "manifest.json", "manifest.sha256"
+FACTORS, DAY, FILM = "factors.safetensors", "day.safetensors", "film.safetensors"
+MAX_MANIFEST = 4 * 2**20
+WHAT = "factor model"
+
+
+class FilmShape(Strict):
+    """What the film's networks were built with."""
+
+    config: FilmConfig
+    scene: Scene | None = Field(None, description="how kinematics became frames; none where a camera's were given")
+    frames: str = Field(description="where the frames come from: 'kinematics', or the name of the camera's file")
+    height: int = Field(ge=4, le=4096)
+    width: int = Field(ge=4, le=4096)
+    codes: int = Field(ge=1, le=256)
+    length: int = Field(ge=1, le=256, description="frames of a clip")
+    record: dict[str, Any] = Field(description="how it was trained and how well it sees")
+
+
+class FactorManifest(Strict):
+    """The content of a factor model's ``manifest.json``."""
+
+    format: Literal["bci_align.factors"] = "bci_align.factors"
+    version: Literal[1] = 1
+    session: str = Field(description="name of the session that it was trained on")
+    counts_sha256: str = Field(description="fingerprint of that session's counts")
+    channels: tuple[str, ...] = Field(min_length=1, description="channel labels, in the order of the counts")
+    bin_s: float = Field(gt=0, description="bin width in seconds")
+    behaviours: dict[str, BehaviourConfig] = Field(description="what every labelled factor's behaviour is made of, in order")
+    config: FactorConfig
+    seed: int
+    training: dict[str, Any] = Field(description="last losses, CPU seconds, versions")
+    film: FilmShape | None = None
+    files: dict[str, str] = Field(description="SHA-256 of every file")
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Names of all factors: the behaviours', then the free ones'."""
+        return (*self.behaviours, *(f"free {i + 1}" for i in range(self.config.free)))
+
+
+@dataclass(frozen=True)
+class FactorModel:
+    """A loaded factor model: its networks, and the day that it was trained on."""
+
+    path: Path
+    manifest: FactorManifest
+    identity: str
+    network: FactorVAE
+    day: FactorDay
+    filming: Filming | None
+
+    def factor(self, name: str) -> int:
+        """Index of the factor called ``name``; :class:`InterpretationError` for another."""
+        known = self.manifest.factors
+        if name not in known:
+            raise InterpretationError(f"{self.path}: factor: expected one of {', '.join(known)}, found {name!r}")
+        return known.index(name)
+
+
+def save_model(path: Path, manifest: FactorManifest, network: FactorVAE, day: FactorDay, filming: Filming | None) -> FactorModel:
+    """Write a factor model to ``path``, which must not exist, whole or not at all; ``manifest.files`` is filled in here."""
+    files = {FACTORS: _pack(network), DAY: _day_bytes(day)} | ({FILM: _pack(filming)} if filming is not None else {})
+    manifest = manifest.model_copy(update={"files": {name: digest(data) for name, data in files.items()}})
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=False, allow_nan=False) + "\n"
+    with write_directory(path, error=InterpretationError) as temporary:
+        try:
+            for name, data in files.items():
+                (temporary / name).write_bytes(data)
+            (temporary / NAME).write_bytes(text.encode())
+            (temporary / SEAL).write_bytes(f"{digest(text.encode())}\n".encode("ascii"))
+        except OSError as e:
+            raise InterpretationError(f"{path}: cannot be written ({e.strerror})") from None
+    return load_model(path)
+
+
+def load_model(path: Path | str) -> FactorModel:
+    """Load and verify a factor model; :class:`InterpretationError` names the file that is missing, altered or malformed."""
+    path = Path(path)
+    manifest, identity = _read_manifest(path)
+    files = {}
+    for name, told in manifest.files.items():
+        data = read_bounded(path / name, artefact=WHAT, error=InterpretationError)
+        if digest(data) != told:
+            raise InterpretationError(f"{path / name}: expected SHA-256 {told[:12]}..., found {digest(data)[:12]}...")
+        files[name] = data
+    c = manifest.config
+    network = FactorVAE(len(manifest.channels), len(manifest.behaviours), c.free, c.hidden, c.head)
+    _fill(network, files[FACTORS], path / FACTORS)
+    filming = None
+    if manifest.film is not None:
+        f = manifest.film
+        try:
+            filming = Filming.empty((f.height, f.width), f.codes, len(manifest.factors), f.length, f.config)
+        except ValueError as e:
+            raise InterpretationError(f"{path / NAME}: film: {e}") from None
+        _fill(filming, files[FILM], path / FILM)
+        filming.eval().requires_grad_(False)
+    day = _day(files[DAY], path / DAY, manifest)
+    return FactorModel(path, manifest, identity, network.eval().requires_grad_(False), day, filming)
+
+
+def _read_manifest(path: Path) -> tuple[FactorManifest, str]:
+    if not path.is_dir():
+        what = "is a file, not a factor model's directory" if path.exists() else f"no such {WHAT}"
+        raise InterpretationError(f"{path}: {what}")
+    data = read_bounded(path / NAME, MAX_MANIFEST, WHAT, InterpretationError)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise InterpretationError(f"{path / NAME}: expected JSON, found something else ({e})") from None
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found != FORMAT:
+        raise InterpretationError(f"{path / NAME}: expected format {FORMAT!r}, found {found!r:.80}")
+    try:
+        manifest = FactorManifest.model_validate(content)
+    except ValidationError as e:
+        raise InterpretationError(f"{path / NAME}: {explain(FactorManifest, e)}") from None
+    seal = read_bounded(path / SEAL, MAX_MANIFEST, WHAT, InterpretationError).decode(errors="replace").strip()
+    if seal != digest(data):
+        raise InterpretationError(f"{path / NAME}: expected SHA-256 {seal[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
+    expected = {FACTORS, DAY} | ({FILM} if manifest.film is not None else set())
+    if set(manifest.files) != expected:
+        raise InterpretationError(
+            f"{path / NAME}: files: expected {', '.join(sorted(expected))}, found {', '.join(manifest.files)}"
+        )
+    return manifest, digest(data)
+
+
+def _pack(module: nn.Module) -> bytes:
+    # Tied tensors do not exist here; contiguous copies, because safetensors writes an array's memory as it lies.
+    data: bytes = safetensors.torch.save({k: v.detach().contiguous() for k, v in module.state_dict().items()})
+    return data
+
+
+def _fill(module: nn.Module, data: bytes, where: Path) -> None:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+        module.load_state_dict(tensors, strict=True)
+    except SafetensorError as e:
+        raise InterpretationError(f"{where}: not a safetensors file ({e})") from None
+    except RuntimeError as e:
+        raise InterpretationError(f"{where}: does not fit its manifest ({str(e).splitlines()[0]})") from None
+
+
+def _day_bytes(day: FactorDay) -> bytes:
+    most = int(day.counts.max())
+    smallest = next(t for t in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(t).max)
+    arrays: dict[str, NDArray[Any]] = {
+        "counts": np.ascontiguousarray(day.counts, smallest),
+        "behaviours": np.ascontiguousarray(day.behaviours, np.float32),
+        "trials": np.ascontiguousarray(day.trials, np.int64),
+        "held_out": day.held_out.astype(np.uint8),
+        "breaks": np.array(day.breaks, np.int64),
+    }
+    data: bytes = safetensors.numpy.save(arrays)
+    return data
+
+
+def _day(data: bytes, where: Path, manifest: FactorManifest) -> FactorDay:
+    try:
+        a = safetensors.numpy.load(data)
+        counts, values, trials = a["counts"].astype(np.int32), a["behaviours"].astype(np.float32), a["trials"].astype(np.int64)
+        held_out, breaks = a["held_out"].astype(np.bool_), tuple(int(b) for b in a["breaks"])
+    except (SafetensorError, KeyError) as e:
+        raise InterpretationError(f"{where}: expected a session's arrays, found others ({e})") from None
+    t, names = len(counts), tuple(manifest.behaviours)
+    fits = (
+        counts.shape == (t, len(manifest.channels))
+        and values.shape == (t, len(names))
+        and trials.ndim == 2
+        and trials.shape == (len(held_out), 2)
+        and bool(((trials >= 0) & (trials <= t)).all() and (trials[:, 0] < trials[:, 1]).all())
+        and held_out.any()
+        and not held_out.all()
+    )
+    if not fits:
+        raise InterpretationError(f"{where}: does not fit its manifest (counts {counts.shape}, behaviours {values.shape})")
+    return FactorDay(counts, values, names, trials, held_out, breaks, manifest.bin_s)

@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bci_align.config import BehaviourConfig
+from bci_align.errors import InterpretationError
+from bci_align.interpretation.data import FactorDay, behaviours, scale, standard
+from bci_align.session.types import Session
+from bci_align_sim.mixed import mixed_day
+
+
+@pytest.fixture(scope="module")
+def day() -> Session:
+    return mixed_day(0, trials=12, bins=10)
+
+
+def test_two_columns_of_one_unit_bring_their_speed(day: Session) -> None:
+    assert day.kinematics is not None
+    assert list(standard(day)) == ["vx", "vy", "grip"]
+    two = replace(day, kinematics=day.kinematics[:, :2], kinematics_names=("vx", "vy"), kinematics_units=("cm/s", "cm/s"))
+    values, names = behaviours(two)
+    assert names == ("vx", "vy", "speed")
+    assert values[:, 2] == pytest.approx(np.hypot(*day.kinematics[:, :2].T))
+    force = replace(two, kinematics_units=("a.u.", "a.u."))
+    assert standard(force)["speed"].how == "speed"
+
+
+def test_speed_is_the_length_of_the_change_and_never_crosses_a_gap(day: Session) -> None:
+    ramp = np.tile(np.arange(day.bins, dtype=np.float32)[:, None], (1, 3))
+    ramp[50:] += 1000
+    moved = replace(day, kinematics=ramp, breaks=(50,))
+    values, _ = behaviours(moved, {"speed": BehaviourConfig(columns=("vx", "vy"), how="speed")})
+    assert values[:, 0] == pytest.approx(np.sqrt(2) / day.bin_s, rel=1e-5)
+
+
+def test_a_mean_is_of_columns_in_their_standard_deviations(day: Session) -> None:
+    assert day.kinematics is not None
+    values, _ = behaviours(day, {"both": BehaviourConfig(columns=("vx", "grip"), how="mean")})
+    k = day.kinematics.astype(np.float64)
+    expected = (k[:, 0] / k[:, 0].std() + k[:, 2] / k[:, 2].std()) / 2
+    assert values[:, 0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_behaviour_is_one_sentence(day: Session) -> None:
+    bare = replace(day, kinematics=None, kinematics_names=(), kinematics_units=())
+    with pytest.raises(
+        InterpretationError, match=r"session 'mixed': behaviour: expected kinematics to tell factors by, found none"
+    ):
+        behaviours(bare)
+
+
+def test_an_unknown_column_is_one_sentence(day: Session) -> None:
+    with pytest.raises(InterpretationError, match=r"behaviour 'jaw': expected columns among vx, vy, grip, found 'jaw'"):
+        behaviours(day, {"jaw": BehaviourConfig(columns=("jaw",))})
+    with pytest.raises(InterpretationError, match=r"behaviour 'v': expected one column for a value, found 2"):
+        behaviours(day, {"v": BehaviourConfig(columns=("vx", "vy"))})
+
+
+def test_a_constant_behaviour_is_one_sentence(day: Session) -> None:
+    assert day.kinematics is not None
+    k = day.kinematics.copy()
+    k[:, 1] = 2.5
+    still = FactorDay.of(replace(day, kinematics=k), None, 0.25, 0)
+    with pytest.raises(InterpretationError, match=r"here: behaviour 'vy': expected values that vary, found a constant 2.5"):
+        scale(still.cut(False), "here")
+
+
+def test_a_behaviour_without_labels_is_one_sentence(day: Session) -> None:
+    made = FactorDay.of(day, None, 0.25, 0)
+    made.behaviours[:, 2] = np.nan
+    with pytest.raises(
+        InterpretationError, match=r"behaviour 'grip': expected labelled frames in the training trials, found none"
+    ):
+        scale(made.cut(False), "here")
+
+
+def test_trials_are_whole_and_held_out_ones_apart(day: Session) -> None:
+    made = FactorDay.of(day, None, 0.25, 0)
+    assert made.held_out.sum() == 3
+    assert made.cut(True).lengths() == [10] * 3
+    assert len(made.cut(False)) == 9
+    again = FactorDay.of(day, None, 0.25, 1)
+    assert (made.held_out != again.held_out).any()
