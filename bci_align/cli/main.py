@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": ("bci_align.cli.doctor", "doctor_command", "Check this computer, predict the decoder's tail."),
     "audit": ("bci_align.cli.recordings", "audit_command", "Check the log of decisions."),
     "keys": ("bci_align.cli.keys", "keys_command", "Make keys for ZeroMQ sockets that leave this machine."),
+    "explain": ("bci_align.cli.explain", "explain_command", "Tell which factor carries which movement, and film it."),
     "benchmark": ("bci_align.cli.benchmark", "benchmark_command", "Compare methods on pairs of days."),
 }
 """Name: (module, function, one line of help). Modules are imported when their command runs: torch takes seconds to import."""

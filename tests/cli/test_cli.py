@@ -52,7 +52,7 @@ def fault(capsys: Capture, *words: object, status: int = 2) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("command", [c if c != "audit" else "audit verify" for c in COMMANDS])
+@pytest.mark.parametrize("command", [{"audit": "audit verify", "explain": "explain film"}.get(c, c) for c in COMMANDS])
 def test_every_command_has_help_and_json(command: str, capsys: Capture) -> None:
     assert main([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out
