@@ -3,7 +3,7 @@
 Sets: a synthetic day of mixed selectivity (40 channels, 3 independent behaviours and 2 processes without a label, 1000
 trials of 25 bins), isometric day 0 (two force axes, their speed, three groups of muscles) and the centre-out source session
 (two velocities, their speed). A share of the trials, drawn by seed, trains nothing; every number is of those. Settings were
-chosen on synthetic days of other seeds. Films: 3 fresh synthetic days, 32 clips per factor. Destroyed factors: 5 simulated
+chosen on synthetic days of other seeds. Films: 3 fresh synthetic days, 24 clips per factor. Destroyed factors: 5 simulated
 subjects, 4 later days each, 60 trials aligned on without labels and 80 later ones scored; on each day the alignment itself
 and one damaged on purpose.
 """
@@ -56,16 +56,22 @@ def main() -> int:
     rows: list[Row] = []
     tables: dict[str, Any] = {}
     films: list[dict[str, Any]] = []
-    texts = [machine()]
+
+    def tell(text: str) -> None:
+        """Print what is known as soon as it is."""
+        if not args.json:
+            print(text, flush=True)
+
+    tell(machine())
     if "factors" in parts:
         for name in factors.SETS:
             short = (factors.VANILLA, factors.OURS) if args.quick else None
-            tables[name] = factors.run(name, 1 if args.quick else 5, 40 if args.quick else None, short)
-            texts.append(factors.show(name, tables[name]))
+            tables[name] = factors.run(name, 1 if args.quick else 5, 30 if args.quick else None, short)
+            tell(factors.show(name, tables[name]))
             rows += factors.acceptance(name, tables[name])
     if "film" in parts:
         films = film.run(1 if args.quick else 3, args.quick)
-        texts.append(film.show(films))
+        tell(film.show(films))
         rows += film.acceptance(films)
     cases = kept.run(1, 1) if args.quick and "kept" in parts else kept.run(5, 4) if "kept" in parts else []
     if cases:
@@ -73,8 +79,6 @@ def main() -> int:
     rows += cost(tables, films)
     if "pixels" in parts:
         rows += pixels.acceptance()
-    if not args.json:
-        print("\n".join(texts))
     return finish({"machine": machine(), "quick": args.quick, "factors": tables, "films": films, "cases": cases}, rows, args.json)
 
 

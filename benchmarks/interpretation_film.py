@@ -25,8 +25,8 @@ Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 NAMES = ("vx", "vy", "grip")
-CLIPS = 32
-DIRECTIONS = 6
+CLIPS = 24
+DIRECTIONS = 4
 """Random directions per seed."""
 FIRST_SEED = 50
 """The first fresh seed: the settings were chosen on others."""
