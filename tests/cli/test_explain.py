@@ -21,6 +21,8 @@ from bci_align.training import train_bundle
 from bci_align_sim.mixed import Mixed, Wear, mixed_day
 from benchmarks.interpretation_kept import destroyed
 
+pytestmark = pytest.mark.computes
+
 Capture = pytest.CaptureFixture[str]
 ARRAY = Mixed(neurons=24, hidden=1)
 SETTINGS = {

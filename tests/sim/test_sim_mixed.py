@@ -3,6 +3,8 @@ import pytest
 
 from bci_align_sim.mixed import Mixed, Wear, mixed_day, processes
 
+pytestmark = pytest.mark.computes
+
 
 def test_the_behaviours_are_independent() -> None:
     k = mixed_day(0, trials=600).kinematics
