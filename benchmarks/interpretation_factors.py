@@ -96,7 +96,9 @@ def share(found: dict[str, Any]) -> float:
 
 def show(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
     """The ablation table of one set, the oracle last, and our matrix under it."""
-    rows = [("variant", "diagonal / full R2", "off-diagonal", "MIG", "rel. gap", "KSG gap", "rec. R2", "rec. RMSE", "CPU s")]
+    rows: list[tuple[str, ...]] = [
+        ("variant", "diagonal / full R2", "off-diagonal", "MIG", "rel. gap", "KSG gap", "rec. R2", "rec. RMSE", "CPU s")
+    ]
     for variant, of in found.items():
         for f in of:
             f["share"] = share(f)
@@ -118,7 +120,7 @@ def show(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
     )
     ours = found.get(OURS, first)
     names, r2 = ours[0]["names"], np.mean([f["r2"] for f in ours], axis=0)
-    matrix = [("R2 (ours, mean of seeds)", *names)]
+    matrix: list[tuple[str, ...]] = [("R2 (ours, mean of seeds)", *names)]
     matrix += [(n, *(f"{v:.2f}" for v in row)) for n, row in zip([*names, *(["free"] * (len(r2) - len(names)))], r2, strict=True)]
     full = np.mean([f["r2_full"] for f in ours], axis=0)
     matrix.append(("all factors", *(f"{v:.2f}" for v in full)))

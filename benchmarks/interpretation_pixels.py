@@ -20,7 +20,7 @@ def once(size: int, frames: int, device: str, width: int = 32) -> float:
     diffusion = Diffusion(VideoUNet(3, width, 3), steps=200).to(device)
     optimiser = torch.optim.AdamW(diffusion.parameters(), 1e-4)
     x = torch.rand(1, frames, size, size, generator=generator).to(device) * 2 - 1
-    diffusion.loss(x, generator).backward()
+    diffusion.loss(x, generator).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     guide = Guide(lambda x0, t: x0.mean((2, 3)).var(1), 1.0)
     drawn = diffusion.sample((1, frames, size, size), generator, 3, guide=guide)

@@ -71,7 +71,7 @@ class FilmConfig(Strict):
     drop: float = Field(0.2, ge=0, lt=1, description="share of clips whose factors are hidden from the denoiser in training")
     strides: int = Field(100, ge=2, description="strides of the sampler")
     temperature: float = Field(4.0, gt=0, description="temperature tau of the guide")
-    scale: float = Field(1000.0, ge=0, description="scale of the guide's gradient")
+    scale: float = Field(6000.0, ge=0, description="scale of the guide's gradient")
     cap: float = Field(95.0, gt=0, le=100, description="percentile of the real clips' variance beyond which the guide stops")
     free_weight: float = Field(2.0, ge=0, description="weight of classifier-free guidance")
 

@@ -129,7 +129,7 @@ def compare(
         source_, before, after = (interval(p[k, k], b[:, k, k], level) for p, b in zip(point, drawn, strict=True))
         change = interval(point[2][k, k] - point[1][k, k], drawn[2][:, k, k] - drawn[1][:, k, k], level)
         judged.append(Judged(day.names[k], _verdict(source_, after, change), source_, before, after, change))
-    return Carried(tuple(judged), *point, trials=len(later.trials))
+    return Carried(tuple(judged), point[0], point[1], point[2], len(later.trials))
 
 
 def _verdict(source_: Interval, after: Interval, change: Interval) -> Verdict:
@@ -156,7 +156,7 @@ def _ridge(x: Floats, y: Floats) -> Floats:
     x = np.column_stack([x, np.ones(len(x))])
     penalty = np.full(x.shape[1], RIDGE)
     penalty[-1] = 0.0
-    return np.linalg.solve(x.T @ x + np.diag(penalty), x.T @ y)
+    return np.asarray(np.linalg.solve(x.T @ x + np.diag(penalty), x.T @ y), np.float64)
 
 
 def _tell(x: Floats, weight: Floats) -> Floats:

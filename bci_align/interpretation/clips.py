@@ -141,13 +141,13 @@ def fit_filming(
     none = [0] * len(lengths)
 
     def clips() -> tuple[Tensor, Tensor]:
-        _, c, z = windows.cut(joined, lengths, none, length, rng).split(parts, dim=-1)
+        _, c, z = torch.split(windows.cut(joined, lengths, none, length, rng), parts, dim=-1)
         return c, z
 
     device = device_of(config)
 
     def samples() -> tuple[Tensor, Tensor]:
-        x, _, z = windows.cut(joined, lengths, none, length, rng).split(parts, dim=-1)
+        x, _, z = torch.split(windows.cut(joined, lengths, none, length, rng), parts, dim=-1)
         return x.reshape(-1, *made.sample_shape()).to(device), told(z).to(device)
 
     _limits(made, [clips() for _ in range(8)])
@@ -213,7 +213,7 @@ def _regress(
         for rows in torch.split(torch.randperm(len(c), generator=generator), batch)[: total - done]:
             loss = (made.regressor(z[rows]) - c[rows]).square().mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             done += 1

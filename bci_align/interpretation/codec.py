@@ -36,7 +36,7 @@ def _principal(x: torch.Tensor, config: FilmConfig) -> PcaCodec:
     value, vector = value.flip(0).clamp(min=0), vector.flip(1)
     share = value.cumsum(0) / value.sum()
     k = min(int((share < KEPT).sum()) + 1, config.components, int((value > 1e-9 * value[0]).sum()))
-    codec = PcaCodec(*x.shape[1:], codes=k)
+    codec = PcaCodec(x.shape[1], x.shape[2], k)
     codec.mean.copy_(mean.float())
     codec.components.copy_(vector[:, :k].T.float())
     codec.sd.copy_(value[:k].sqrt().float())
@@ -48,7 +48,7 @@ def _convolutional(x: torch.Tensor, config: FilmConfig, seed: int, progress: Cal
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        codec = ConvCodec(*x.shape[1:], codes=config.components)
+        codec = ConvCodec(x.shape[1], x.shape[2], config.components)
     optimiser = torch.optim.AdamW(codec.parameters(), 2e-3)
     batches = torch.split(torch.arange(len(x)), config.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=config.codec_epochs * len(batches))
@@ -56,7 +56,7 @@ def _convolutional(x: torch.Tensor, config: FilmConfig, seed: int, progress: Cal
         for rows in torch.split(torch.randperm(len(x), generator=generator), config.batch):
             loss = (codec.decode(codec.encode(x[rows])) - x[rows]).square().mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
         if progress:

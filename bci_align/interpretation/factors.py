@@ -54,7 +54,7 @@ def fit_factors(
         x = windows.cut(both, lengths, none, window, rng)
         warm = min(1.0, (epoch + 1) / max(config.warm_up * epochs, 1))
         for rows in torch.split(torch.randperm(len(x), generator=generator), config.batch):
-            counts, u = x[rows].split([channels, labels], dim=-1)
+            counts, u = torch.split(x[rows], [channels, labels], dim=-1)
             labelled = torch.isfinite(u)
             u = torch.where(labelled, u, 0.0)
             parts = loss(model, counts, u, labelled, config, warm, len(x) * window, generator)
@@ -64,7 +64,7 @@ def fit_factors(
                     f"{where}: the loss became {float(total.detach())} in epoch {epoch + 1}; lower learning_rate"
                 )
             optimiser.zero_grad()
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -90,7 +90,7 @@ def read_factors(model: FactorVAE, counts: Sequence[Array]) -> tuple[list[Floats
     activity: list[Floats] = [np.empty(0)] * len(counts)
     lengths = np.array([len(c) for c in counts])
     for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
+        rows = np.flatnonzero(lengths == length).tolist()
         z, _ = model(model.normalised(torch.from_numpy(np.stack([counts[i] for i in rows]))))
         x = model.reconstruct(z)
         for i, a, b in zip(rows, z.double().numpy(), x.double().numpy(), strict=True):

@@ -70,7 +70,7 @@ def loss(
         flat = [a.flatten(0, 1) for a in (z, mean, logvar)]
         if config.correlation == "minibatch":
             rows = torch.randperm(len(flat[0]), generator=generator)[:FRAMES]
-            total = minibatch_total_correlation(*(a[rows] for a in flat), size)
+            total = minibatch_total_correlation(flat[0][rows], flat[1][rows], flat[2][rows], size)
         else:
             total = gaussian_total_correlation(flat[1], flat[2])
         terms["correlation"] = config.correlation_weight * total / x.shape[-1]

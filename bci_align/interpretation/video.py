@@ -61,7 +61,7 @@ def read_frames(path: Path, size: int) -> Recorded:
         raise InterpretationError(f"{path}: expected a video with frames, found none")
     if len({f.shape for f in frames}) != 1:
         raise InterpretationError(f"{path}: expected frames of one size, found several")
-    return Recorded(np.stack(frames).astype(np.float32) / 255, rate)
+    return Recorded(np.stack(frames).astype(np.float32) / np.float32(255), rate)
 
 
 def _target(height: int, width: int, size: int) -> tuple[int, int]:
@@ -78,7 +78,7 @@ def _array(path: Path, size: int) -> Array:
         raise InterpretationError(f"{path}: expected frames (n, H, W) or (n, H, W, 3), found shape {raw.shape}")
     if raw.dtype != np.uint8 and raw.dtype.kind != "f":
         raise InterpretationError(f"{path}: expected frames of uint8 or floats in 0..1, found dtype {raw.dtype}")
-    height, width = _target(*raw.shape[1:3], size)
+    height, width = _target(raw.shape[1], raw.shape[2], size)
     out = np.empty((len(raw), height, width), np.float32)
     for i, frame in enumerate(raw):
         grey = np.asarray(frame, np.float32).mean(-1) if raw.ndim == 4 else np.asarray(frame, np.float32)

@@ -47,8 +47,8 @@ class ClipDenoiser(nn.Module):
         self.straight = nn.Linear(width, 1)
         self.norm = nn.GroupNorm(8, width)
         self.out = nn.Conv1d(width, codes, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for part in self.out.parameters():
+            nn.init.zeros_(part)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         if cond is None:

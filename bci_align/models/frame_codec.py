@@ -26,7 +26,8 @@ class PcaCodec(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Frames (..., H, W) of codes (..., k)."""
-        return ((codes * self.sd) @ self.components + self.mean).unflatten(-1, self.shape)
+        flat = (codes * self.sd) @ self.components + self.mean
+        return flat.reshape(*codes.shape[:-1], *self.shape)
 
 
 class ConvCodec(nn.Module):
@@ -72,7 +73,7 @@ class ConvCodec(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Frames (..., H, W) of codes (..., k)."""
         raw = codes.flatten(0, -2) * self.sd + self.mean
-        return self.decoder(raw)[:, 0].unflatten(0, codes.shape[:-1])
+        return self.decoder(raw)[:, 0].reshape(*codes.shape[:-1], *self.shape)
 
 
 FrameCodec = PcaCodec | ConvCodec

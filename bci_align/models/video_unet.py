@@ -70,8 +70,8 @@ class VideoUNet(nn.Module):
         self.straight = nn.Linear(step, 1)
         self.norm = nn.GroupNorm(8, width)
         self.out = nn.Conv3d(width, 1, (1, 3, 3), padding=(0, 1, 1))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for part in self.out.parameters():
+            nn.init.zeros_(part)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         halvings = 2 ** (self.levels - 1)
