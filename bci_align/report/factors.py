@@ -39,7 +39,7 @@ def matrices(panels: Sequence[Matrix], factors: Sequence[str], behaviours: Seque
             ax.imshow(panel.r2, cmap="Blues", vmin=0, vmax=1, aspect="auto")
             for (i, j), value in np.ndenumerate(panel.r2):
                 # A frozen line can be worse than the mean by any amount: what matters is that it is worse.
-                text = f"{value:.2f}" if value > -1 else "< -1"
+                text = f"{round(value, 2) + 0.0:.2f}" if value > -1 else "< -1"
                 ax.text(j, i, text, ha="center", va="center", fontsize=size, color="white" if value > 0.6 else COLOUR["true"])
             ax.set_xticks(range(b), behaviours, rotation=0 if max(map(len, behaviours)) < 7 else 30, ha="center", fontsize=size)
             ax.set_yticks(range(d), factors)
