@@ -213,7 +213,7 @@ def _regress(
         for rows in torch.split(torch.randperm(len(c), generator=generator), batch)[: total - done]:
             loss = (made.regressor(z[rows]) - c[rows]).square().mean()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
             done += 1
