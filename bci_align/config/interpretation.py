@@ -65,7 +65,7 @@ class FilmConfig(Strict):
     width: int = Field(96, ge=8, le=512, multiple_of=8, description="width of the clip denoiser; 32 in the paper's U-Net")
     blocks: int = Field(4, ge=1, le=16, description="residual blocks of the clip denoiser, or levels of the U-Net")
     steps: int = Field(100, ge=2, le=4000, description="diffusion steps")
-    updates: int = Field(2200, ge=1, description="optimisation steps of the clip diffusion, rounded up to whole passes")
+    updates: int = Field(1500, ge=1, description="optimisation steps of the clip diffusion, rounded up to whole passes")
     batch: int = Field(32, ge=1, description="clips per optimisation step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule")
     drop: float = Field(0.2, ge=0, lt=1, description="share of clips whose factors are hidden from the denoiser in training")

@@ -14,7 +14,7 @@ from bci_align_sim.mixed import Mixed, mixed_day
 
 TINY = ExplainConfig(
     factors=FactorConfig(hidden=24, updates=120, batch=32, free=1),
-    film=FilmConfig(size=12, length=16, components=16, width=32, blocks=2, updates=120, strides=20),
+    film=FilmConfig(size=12, length=16, components=16, width=32, blocks=2, updates=120, strides=20, scale=300),
 )
 ARRAY = Mixed(neurons=24, hidden=1)
 
