@@ -18,7 +18,7 @@ from bci_align.config import load as load_config
 from bci_align.errors import BundleError, Refused
 from bci_align.evaluation.score import evaluate
 from bci_align.session import io
-from bci_align.session.types import unlabelled
+from bci_align.session.types import GENERATED, refuse_generated, unlabelled
 from bci_align.training import source_split, train_bundle
 
 
@@ -38,6 +38,7 @@ def train_command(session: Path, out: Path, config: Path | None, seed: int, as_j
     """
     settings = load_config(TrainConfig, config) if config else TrainConfig()
     day = io.load(session)
+    refuse_generated(day, "training a bundle")
     with staged_progress(as_json) as progress:
         bundle = train_bundle(day, settings, seed, out, progress)
     record = bundle.manifest.training
@@ -69,14 +70,16 @@ def train_command(session: Path, out: Path, config: Path | None, seed: int, as_j
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("session", type=click.Path(path_type=Path))
 @trials_option
+@click.option("--allow-generated", is_flag=True, help="Score a session of generated trials, too, which is no evidence.")
 @as_json
-def evaluate_command(bundle: Path, session: Path, trials: str, as_json: bool) -> None:
+def evaluate_command(bundle: Path, session: Path, trials: str, allow_generated: bool, as_json: bool) -> None:
     """Score BUNDLE on SESSION: variance-weighted R2 (%), R2 per output, RMSE.
 
     The whole session is decoded bin by bin; the bins of the chosen rewarded trials are scored.
     """
     loaded, day = load_bundle(bundle), io.load(session)
-    result = evaluate(loaded, day, parse_trials(trials, day))
+    result = evaluate(loaded, day, parse_trials(trials, day), allow_generated)
+    result["generated_trials"] = GENERATED in day.meta
     result["generation"] = loaded.manifest.generation
     result["seen_in_training"] = day.fingerprint() == loaded.manifest.training.get("counts_sha256")
 
@@ -90,6 +93,7 @@ def evaluate_command(bundle: Path, session: Path, trials: str, as_json: bool) ->
             "\nnote: this bundle was trained on this session; only its validation trials are held out"
             * result["seen_in_training"]
         )
+        note += "\nnote: these trials are generated; what is scored on them is no evidence" * result["generated_trials"]
         units = "/".join(dict.fromkeys(loaded.manifest.units))
         return f"{table(rows)}\nRMSE {result['rmse']:.4g} {units}, {result['bins']} bins, {result['trials']} trials{note}"
 
@@ -117,6 +121,7 @@ def recalibrate_command(
     judge = Gates(settings.gates)
     claim_directory(out, error=BundleError)
     loaded, day = load_bundle(bundle), io.load(session)
+    refuse_generated(day, "alignment")
     calibration = unlabelled(day, parse_trials(trials, day), loaded.manifest.run_in)
     drift = None
     if calibration.channels == loaded.manifest.channels:  # units that must be registered first have no score yet

@@ -21,6 +21,7 @@ from bci_align.runtime.recording import is_recording
 from bci_align.runtime.replay import ReplayResult, replay
 from bci_align.session import io
 from bci_align.session.sniff import regular_file
+from bci_align.session.types import GENERATED
 
 
 class Speed(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -128,6 +129,7 @@ def replay_command(
         "notes": result.notes,
         "over": over,
         "speed": speed or "max",
+        "generated_trials": GENERATED in day.meta,
         "out": settings.out,
     } | score_replay(first, day, result.outputs, result.generation, swaps)
     if day.kinematics is not None:
@@ -159,5 +161,6 @@ def _replay_text(report: dict[str, Any], result: ReplayResult) -> str:
     lines += [f"swap at bin {s['bin']} to generation {s['generation']} ({s['path']}): {s['verdict']}" for s in report["swaps"]]
     lines += [f"refused: {reason}" for reason in report["refusals"]] + report["notes"]
     lines.append(f"largest |live - offline| on any bin: {report['live_minus_offline']:.2g} source standard deviations")
+    lines += ["note: these trials are generated; what is scored on them is no evidence"] * report["generated_trials"]
     lines += [f"report: {report['report']}"] if "report" in report else []
     return "\n".join([table(rows), *lines])

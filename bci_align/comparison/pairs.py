@@ -13,7 +13,7 @@ from bci_align.errors import ConfigError, MismatchError, SessionError
 from bci_align.session import io
 from bci_align.session.importing import import_file
 from bci_align.session.importmap import ImportMap
-from bci_align.session.types import Session
+from bci_align.session.types import Session, refuse_generated
 
 DEFAULT = "pairs.yaml"
 """Name of the pairs file that is looked for beside the data."""
@@ -118,6 +118,8 @@ def _unnamed(data: Path) -> list[Pair]:
 
 def _checked(p: Pair, where: str) -> Pair:
     """Refuse before hours of training what could not be compared after them."""
+    for day in (p.source, p.target):
+        refuse_generated(day, where)
     trials = len(p.target.rewarded())
     if p.calibration < 2 or trials - p.calibration < LEAST_SCORED:
         raise SessionError(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bci_align.bundle.store import Bundle
 from bci_align.errors import MismatchError
 from bci_align.evaluation.metrics import Floats, r2, r2_per_output, rmse
-from bci_align.session.types import Session
+from bci_align.session.types import Session, refuse_generated
 
 
 def check(bundle: Bundle, session: Session) -> None:
@@ -69,8 +69,13 @@ def score_outputs(bundle: Bundle, session: Session, trials: NDArray[np.intp], ou
     }
 
 
-def evaluate(bundle: Bundle, session: Session, trials: NDArray[np.intp]) -> dict[str, Any]:
-    """Decode the whole ``session`` bin by bin as the live system would, anew after every gap, and score ``trials`` (indices)."""
+def evaluate(bundle: Bundle, session: Session, trials: NDArray[np.intp], allow_generated: bool = False) -> dict[str, Any]:
+    """Decode the whole ``session`` bin by bin as the live system would, anew after every gap, and score ``trials`` (indices).
+
+    A session of generated trials is no evidence of anything that a decoder does, and is refused unless asked for.
+    """
+    if not allow_generated:
+        refuse_generated(session, "scoring a bundle")
     check(bundle, session)
     outputs = bundle.pipeline().run(session.counts.astype(np.float32), bundle.read_in, session.breaks)
     return score_outputs(bundle, session, trials, outputs)

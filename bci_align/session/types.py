@@ -94,6 +94,18 @@ class Session:
         return first, last + 1
 
 
+GENERATED = "generated"
+"""Key of ``meta`` that marks a session whose trials a model made; its value says which."""
+
+
+def refuse_generated(session: Session, what: str) -> None:
+    """Raise :class:`SessionError` for a session that is marked as generated: it must not count as evidence in ``what``."""
+    if GENERATED in session.meta:
+        raise SessionError(
+            f"session {session.name!r}: {what}: expected recorded trials, found generated ones ({session.meta[GENERATED]})"
+        )
+
+
 @dataclass(frozen=True)
 class UnlabelledTrials:
     """All that an aligner may see of a target day: counts of whole trials, and nothing else.
