@@ -41,6 +41,10 @@ class AlignmentError(BciAlignError):
     """Alignment that cannot start or went wrong (too few or too short trials, a loss that is not finite)."""
 
 
+class AugmentationError(BciAlignError):
+    """Generated trials that cannot be made or used (too few trials, an unknown variable, a target outside the support)."""
+
+
 class InterpretationError(BciAlignError):
     """Factors or a film that cannot be made (no behaviour, frames that do not fit the bins), or a damaged factor model."""
 

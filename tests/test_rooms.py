@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     "errors", "config", "atomic", "threads", "plugins", "diffusion", "models", "decoders", "session", "streams", "signal",
-    "bundle", "evaluation", "training", "alignment", "interpretation", "runtime", "report", "comparison", "cli",
+    "bundle", "evaluation", "training", "alignment", "augmentation", "interpretation", "runtime", "report", "comparison", "cli",
 ]  # fmt: skip
 
 

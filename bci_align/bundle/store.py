@@ -117,8 +117,7 @@ def save_source(
     files = {
         "core.onnx": graph.build(source.core, len(manifest.channels)),
         mf.CORE: networks.pack({"source": source, "prior": priors[0], "movement": priors[1]}),
-        # safetensors writes an array's memory as it lies: one in another order would come back transposed.
-        "decoder.safetensors": safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in decoder.arrays().items()}),
+        "decoder.safetensors": _decoder_bytes(decoder),
         "read_in.safetensors": _read_in_bytes(source.read_in()),
         source_trials.NAME: source_trials.pack(trials),
     }
@@ -133,12 +132,14 @@ def save_generation(
     channels: tuple[str, ...] | None = None,
     encoder: SourceModel | None = None,
     generation: int | None = None,
+    decoder: Decoder | None = None,
 ) -> Bundle:
     """Write the next generation: ``parent`` with another read-in and the ``record`` of the alignment that made it.
 
     ``channels`` are the labels of a session whose units are not the parent's; the read-in must have a row for each, and the
     graph is rebuilt for as many. None keeps the parent's. ``encoder``, where alignment moved more than the read-in, gives the
-    new core. ``generation`` is its number where the parent's next one has been given to a candidate that was taken back.
+    new core. ``generation`` is its number where the parent's next one has been given to a candidate that was taken back;
+    ``decoder`` one that was refitted.
     """
     channels = parent.manifest.channels if channels is None else channels
     if not all(len(a) == len(channels) for a in (read_in.mean, read_in.gain, read_in.weight)):
@@ -150,6 +151,9 @@ def save_generation(
         "channels": channels,
     }
     files = dict(parent._files) | {"read_in.safetensors": _read_in_bytes(read_in)}
+    if decoder is not None:
+        update["decoder"] = decoder.kind
+        files["decoder.safetensors"] = _decoder_bytes(decoder)
     if encoder is not None:
         from bci_align.bundle import networks
 
@@ -193,6 +197,12 @@ def _write(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
         except OSError as e:
             raise BundleError(f"{path}: cannot be written ({e.strerror})") from None
     return load_bundle(path)
+
+
+def _decoder_bytes(decoder: Decoder) -> bytes:
+    # safetensors writes an array's memory as it lies: one in another order would come back transposed.
+    data: bytes = safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in decoder.arrays().items()})
+    return data
 
 
 def _read_in_bytes(read_in: ReadIn) -> bytes:

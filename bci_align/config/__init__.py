@@ -4,6 +4,7 @@ YAML examples lie in ``configs/``. ``load(Model, path)`` turns every fault of a 
 """
 
 from bci_align.config.alignment import AlignConfig, GateConfig, RecalibrateConfig
+from bci_align.config.augmentation import AugmentConfig, RetrainConfig
 from bci_align.config.base import Strict, explain, load, read_yaml
 from bci_align.config.interpretation import BehaviourConfig, ExplainConfig, FactorConfig, FilmConfig
 from bci_align.config.live import LiveConfig
@@ -14,6 +15,7 @@ from bci_align.config.training import TrainConfig
 
 __all__ = [
     "AlignConfig",
+    "AugmentConfig",
     "BehaviourConfig",
     "ChecksConfig",
     "ControlConfig",
@@ -29,6 +31,7 @@ __all__ = [
     "PromotionConfig",
     "RecalibrateConfig",
     "RecordConfig",
+    "RetrainConfig",
     "SafetyConfig",
     "SinkConfig",
     "SourceConfig",

@@ -1,0 +1,117 @@
+"""New trials from a space of codes: towards targets by navigation, or from the prior over codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.mixture import GaussianMixture
+
+from bci_align.augmentation.navigate import AXES, Navigator, start_from
+from bci_align.augmentation.spaces import Space
+from bci_align.augmentation.spikes import SpikeModel, poisson
+from bci_align.augmentation.trials import Array, TrialSet
+
+Floats = NDArray[np.float64]
+MOST_COMPONENTS = 8
+
+
+@dataclass(frozen=True)
+class CodePrior:
+    """A Gaussian mixture over codes: ``weights`` (k,), ``means`` (k, L), ``covariances`` (k, L, L)."""
+
+    weights: Floats
+    means: Floats
+    covariances: Floats
+
+    @classmethod
+    def fit(cls, codes: Array, seed: int = 0) -> CodePrior:
+        """Fit with as many components, up to eight, as the Bayesian information criterion asks for; covariances are tied."""
+        best, lowest = None, np.inf
+        for k in range(1, min(MOST_COMPONENTS, len(codes) // 4) + 1):
+            mixture = GaussianMixture(k, covariance_type="tied", reg_covar=1e-3, random_state=seed, max_iter=200, tol=1e-2)
+            mixture.fit(codes.astype(np.float64))
+            if (bic := mixture.bic(codes.astype(np.float64))) < lowest:
+                best, lowest = mixture, bic
+        assert best is not None
+        return cls(best.weights_, best.means_, np.repeat(best.covariances_[None], len(best.means_), 0))
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """``n`` codes (n, L)."""
+        which = rng.choice(len(self.weights), n, p=self.weights / self.weights.sum())
+        spread = np.linalg.cholesky(self.covariances)[which]
+        return (self.means[which] + np.einsum("nij,nj->ni", spread, rng.standard_normal(self.means[which].shape))).astype(
+            np.float32
+        )
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Everything that makes trials: a ``space`` of codes, the ``navigator`` in it, how spikes scatter, a ``prior`` over codes.
+
+    ``spikes`` scatter around the rates of a code, ``edited`` around a trial's own smoothed rates (which hold some of its scatter
+    already, so that what is drawn around them is narrower). ``gain`` (C,) puts each channel's generated rates at the mean that
+    its training trials have.
+    """
+
+    space: Space
+    navigator: Navigator
+    spikes: SpikeModel
+    edited: SpikeModel
+    prior: CodePrior
+    gain: Floats
+
+    @classmethod
+    def fit(cls, space: Space, trials: TrialSet, before: int, seed: int = 0, support: float = 0.99) -> Generator:
+        """Fit what is beside the space on its training ``trials``."""
+        codes = space.encode(trials)
+        rates, _ = space.decode(codes, seed)
+        gain = (trials.counts.mean((0, 1)) + 1e-3) / (rates.mean((0, 1)) + 1e-3)
+        navigator = Navigator.fit(codes, trials, before, support)
+        spikes, edited = SpikeModel.fit(trials.counts, rates * gain), SpikeModel.fit(trials.counts, trials.rates)
+        return cls(space, navigator, spikes, edited, CodePrior.fit(codes, seed), gain)
+
+    def of_codes(self, codes: Array, target: Floats, seed: int, plain: bool = False, shared: bool = False) -> TrialSet:
+        """Trials of ``codes`` (n, L) said to be for ``target`` (n, D); ``plain`` draws Poisson spikes.
+
+        ``seed`` decides the sample's noise (one for all with ``shared``) and the spikes.
+        """
+        rates, kinematics = self.space.decode(codes, seed, shared)
+        rates = (rates * self.gain).astype(np.float32)
+        return TrialSet(_drawn(rates, self.spikes, seed, plain), rates, kinematics, target)
+
+    def towards(self, trials: TrialSet, targets: Floats, count: int, seed: int, plain: bool = False) -> tuple[TrialSet, Array]:
+        """``count`` trials for each of ``targets`` (m, D), and their codes: those of real ``trials`` moved along the target axes.
+
+        They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew.
+        :class:`~bci_align.errors.AugmentationError` for targets outside the support.
+        """
+        self.navigator.check(targets)
+        rows, to = start_from(trials, targets, count, np.random.default_rng(seed))
+        codes = self.navigator.to_target(self.space.encode(trials)[rows], trials.target[rows], to)
+        rates, kinematics = self.space.edit(trials, rows, codes, seed)
+        if self.space.exact:
+            return TrialSet(_drawn(rates, self.edited, seed, plain), rates, kinematics, to), codes
+        rates = (rates * self.gain).astype(np.float32)
+        return TrialSet(_drawn(rates, self.spikes, seed, plain), rates, kinematics, to), codes
+
+    def freely(self, count: int, seed: int, plain: bool = False) -> tuple[TrialSet, Array]:
+        """``count`` trials of codes drawn from the prior; their target is the one that their code tells of."""
+        codes = self.prior.draw(count, np.random.default_rng(seed))
+        return self.of_codes(codes, self.target_of(codes), seed, plain), codes
+
+    def target_of(self, codes: Array) -> Floats:
+        """Target (n, D) for which ``codes`` (n, L) are likeliest, other variables free (codes Gaussian around their mean)."""
+        nav = self.navigator
+        varying = np.isfinite(nav.sd)
+        b = nav.directions[varying]
+        z = (codes - nav.centre) @ nav.precision @ b.T @ np.linalg.inv(b @ nav.precision @ b.T + np.eye(len(b)))
+        value = np.tile(nav.mean, (len(codes), 1))
+        value[:, varying] += z * nav.sd[varying]
+        return value[:, [nav.names.index(f"target {axis}") for axis in AXES[: nav.targets.shape[1]]]]
+
+
+def _drawn(rates: Array, spikes: SpikeModel, seed: int, plain: bool) -> Array:
+    rng = np.random.default_rng(seed)
+    return poisson(rates, rng) if plain else spikes.draw(rates, rng)

@@ -1,0 +1,207 @@
+"""What the paper claims of codes and of generated trials, as numbers, for any space of codes.
+
+Source: GNOCCHI (McCart et al.), Figures 2 to 4; realism as in LDNS (Kapoor et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from bci_align.augmentation.moments import Moments, lagged, windows_as_stream
+from bci_align.augmentation.navigate import Navigator, variables
+from bci_align.augmentation.spaces import Space
+from bci_align.augmentation.trials import Array, TrialSet
+
+Floats = NDArray[np.float64]
+FOLDS = 5
+RIDGE = 1e-2
+STEPS = (-1.0, -2 / 3, -1 / 3, 0.0, 1 / 3, 2 / 3, 1.0)
+"""Seven values of a traversal, in units of half the range of the target's coordinate."""
+READ_LAGS, READ_RIDGE = 6, 0.1
+
+
+def _ridge(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    mean, middle = x.mean(0), y.mean(0)
+    penalty = RIDGE * len(x) * np.eye(x.shape[1])
+    slope = np.linalg.solve((x - mean).T @ (x - mean) + penalty, (x - mean).T @ (y - middle))
+    return slope, middle - mean @ slope
+
+
+def _unit(codes: Array) -> Floats:
+    c = codes.astype(np.float64)
+    sd = c.std(0)
+    return (c - c.mean(0)) / np.where(sd > 1e-6 * sd.max(), sd, np.inf)
+
+
+def code_snr(codes: Array, target: Floats, seed: int = 0) -> float:
+    """Signal to noise of the target (n, D) in codes (n, L): R2 / (1 - R2) of a ridge read-out, cross-validated over trials."""
+    x, fold = _unit(codes), np.random.default_rng(seed).permutation(len(codes)) % FOLDS
+    error = 0.0
+    for k in range(FOLDS):
+        slope, bias = _ridge(x[fold != k], target[fold != k])
+        error += float(np.square(target[fold == k] - x[fold == k] @ slope - bias).sum())
+    r2 = 1 - error / float(np.square(target - target.mean(0)).sum())
+    return r2 / max(1 - r2, 1e-9)
+
+
+def condition_snr(codes: Array, trials: TrialSet) -> float:
+    """Signal to noise of the conditions: trace of the codes' variance between conditions over that within."""
+    c = _unit(codes)
+    _, which = trials.conditions()
+    means = np.stack([c[which == k].mean(0) for k in range(which.max() + 1)])
+    within = np.square(c - means[which]).sum()
+    return float(np.square(means[which] - c.mean(0)).sum() / max(within, 1e-12))
+
+
+def rate_r2(space: Space, trials: TrialSet, gain: Floats | None = None, draws: int = 8) -> Floats:
+    """R2 (C,) of each neuron's smoothed rate against ``decode(encode(x))``, the mean of ``draws`` samples.
+
+    A neuron whose rate never changes gives NaN.
+    """
+    codes = space.encode(trials)
+    made = np.mean([space.decode(codes, seed)[0] for seed in range(draws)], 0) * (1.0 if gain is None else gain)
+    error = np.square(trials.rates - made).sum((0, 1))
+    total = np.square(trials.rates - trials.rates.mean((0, 1))).sum((0, 1))
+    return np.where(total > 1e-6, 1 - error / np.maximum(total, 1e-12), np.nan)
+
+
+class Reader:
+    """A ridge read-out of kinematics from rates, fitted on real trials: what generated activity is decoded by.
+
+    ``READ_LAGS`` bins of rates in units of their noise.
+    """
+
+    def __init__(self, trials: TrialSet) -> None:
+        self.scale = (1 / np.sqrt(trials.rates.mean((0, 1)) + 0.02)).astype(np.float32)
+        self.spread = trials.kinematics.std((0, 1)) + 1e-12
+        y = windows_as_stream((trials.kinematics / self.spread).astype(np.float32))[0]
+        self.weights = Moments.of(self._design(trials.rates), y).solve(READ_RIDGE)
+
+    def _design(self, rates: Array) -> Floats:
+        stream, breaks = windows_as_stream(rates * self.scale)
+        return lagged(stream, np.arange(len(stream)), READ_LAGS, breaks)
+
+    def __call__(self, rates: Array) -> Array:
+        """Kinematics (n, T, K), physical units, of rates (n, T, C)."""
+        y = (self._design(rates) @ self.weights).reshape(*rates.shape[:2], -1) * self.spread
+        return y.astype(np.float32)
+
+
+def read_variables(reader: Reader, ends: tuple[Floats, Floats], rates: Array, before: int) -> dict[str, Floats]:
+    """Variables of generated ``rates`` as the ``reader`` decodes them; ``ends`` (slope, bias) makes a target of an end."""
+    kinematics = reader(rates)
+    slope, bias = ends
+    target = kinematics[:, -4:].mean(1) @ slope + bias
+    return variables(TrialSet(rates, rates, kinematics, target), before)
+
+
+def ends_to_targets(reader: Reader, trials: TrialSet) -> tuple[Floats, Floats]:
+    """Least squares of the target on where the decoded movement of real trials ends (its last four bins)."""
+    return _ridge(reader(trials.rates)[:, -4:].mean(1).astype(np.float64), trials.target)
+
+
+def traversal(
+    space: Space, navigator: Navigator, trials: TrialSet, before: int, seed: int = 0, most: int = 40
+) -> dict[str, float]:
+    """Walk along target x and target y with one noise, decode what is generated, and say what moved.
+
+    ``slope``: decoded change of the target over the change asked for (mean of both axes); ``linearity``: R2 of a line through the
+    mean decoded values; ``unintended``: absolute change of all *other* variables, each in its standard deviation, summed, over
+    the change intended in its standard deviation; ``cosine``: |cosine| between the directions of target x and target y, start and
+    speed.
+    """
+    reader = Reader(trials)
+    ends = ends_to_targets(reader, trials)
+    rows = np.random.default_rng(seed).permutation(len(trials))[:most]
+    codes = space.encode(trials.of(rows))
+    names = [n for n, sd in zip(navigator.names, navigator.sd, strict=True) if np.isfinite(sd)]
+    sd = dict(zip(navigator.names, navigator.sd, strict=True))
+    slopes, lines, stray = [], [], []
+    for name in [n for n in names if n.startswith("target")]:
+        at = navigator.names.index(name)
+        half = float(np.ptp(trials.target[:, int(at)]) / 2) if at < trials.target.shape[1] else 1.0
+        values = [
+            read_variables(reader, ends, space.decode(navigator.move(codes, name, step * half), seed, True)[0], before)
+            for step in STEPS
+        ]
+        asked = np.array(STEPS) * half
+        got = np.array([v[name] - values[3][name] for v in values])
+        mean = got.mean(1)
+        fitted = np.polyfit(asked, mean, 1)
+        slopes.append(fitted[0])
+        left = mean - np.polyval(fitted, asked)
+        lines.append(1 - np.square(left).sum() / max(np.square(mean - mean.mean()).sum(), 1e-12))
+        other = sum(np.abs(np.array([v[n] - values[3][n] for v in values])).mean(1) / sd[n] for n in names if n != name)
+        moved = np.abs(asked) / sd[name]
+        stray.append(float(np.sum(other) / moved.sum()))
+    return {
+        "slope": float(np.mean(slopes)),
+        "linearity": float(np.mean(lines)),
+        "unintended": float(np.mean(stray)),
+        "cosine": direction_cosine(navigator),
+    }
+
+
+def direction_cosine(navigator: Navigator) -> float:
+    """Mean |cosine| between the directions of all pairs of variables that vary, in raw code space."""
+    v = navigator.directions[np.isfinite(navigator.sd)]
+    v = v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)
+    return float(np.abs((v @ v.T)[np.triu_indices(len(v), 1)]).mean())
+
+
+def held_out_error(space: Space, train: TrialSet, test: TrialSet) -> float:
+    """Error of the target (mean distance, task units) that a ridge on ``train``'s codes reads off those of ``test``'s."""
+    c = space.encode(train).astype(np.float64)
+    mean, sd = c.mean(0), c.std(0)
+    sd = np.where(sd > 1e-6 * sd.max(), sd, np.inf)
+    slope, bias = _ridge((c - mean) / sd, train.target)
+    found = (space.encode(test) - mean) / sd @ slope + bias
+    return float(np.linalg.norm(found - test.target, axis=1).mean())
+
+
+def realism(made: Array, real: Array) -> dict[str, float]:
+    """How counts ``made`` (n, T, C) differ from ``real`` ones (m, T, C) beyond each trial's content.
+
+    ``population KL``: of the distribution of spikes per bin over the array, nats (histograms smoothed alike); ``correlation
+    RMSE``: of the neurons' pairwise correlations; ``ISI mean RMSE``, ``ISI sd RMSE``: of each neuron's intervals between spikes,
+    in bins (spikes of one bin are spread evenly over it), of neurons with at least 50 intervals in both.
+    """
+    a, b = made.sum(2).ravel(), real.sum(2).ravel()
+    edges = np.arange(0, max(a.max(), b.max()) + 2)
+    smooth = max(float(b.std()) / 4, 0.5)
+    p, q = (gaussian_filter1d(np.histogram(v, edges)[0].astype(float), smooth, mode="constant") + 1e-3 for v in (a, b))
+    p, q = p / p.sum(), q / q.sum()
+    flat = [x.reshape(-1, x.shape[2]) for x in (made, real)]
+    awake = (flat[0].std(0) > 1e-6) & (flat[1].std(0) > 1e-6)
+    upper = np.triu_indices(int(awake.sum()), 1)
+    c1, c2 = (np.atleast_2d(np.corrcoef(f[:, awake].T))[upper] for f in flat)
+    i1, i2 = intervals(made), intervals(real)
+    both = [k for k in range(len(i1)) if len(i1[k]) >= 50 and len(i2[k]) >= 50]
+
+    def rmse(of: Sequence[float] | Floats) -> float:
+        return float(np.sqrt(np.mean(np.square(of)))) if len(of) else float("nan")
+
+    return {
+        "population KL": float((q * np.log(q / p)).sum()),
+        "correlation RMSE": rmse(c1 - c2),
+        "ISI mean RMSE": rmse([float(i1[k].mean() - i2[k].mean()) for k in both]),
+        "ISI sd RMSE": rmse([float(i1[k].std() - i2[k].std()) for k in both]),
+    }
+
+
+def intervals(counts: Array) -> list[Floats]:
+    """Intervals (bins) between the spikes of each neuron of ``counts`` (n, T, C), within trials."""
+    _, bins, channels = counts.shape
+    out = []
+    for k in range(channels):
+        parts = []
+        for trial in counts[:, :, k].astype(int):
+            at = np.repeat(np.arange(bins), trial)
+            within = np.concatenate([(np.arange(m) + 0.5) / m for m in trial if m]) if trial.any() else np.zeros(0)
+            parts.append(np.diff(at + within))
+        out.append(np.concatenate(parts))
+    return out

@@ -1,0 +1,116 @@
+"""A model of one session's trials: a generator trained on all of them, and its twin that proves what it is worth.
+
+The twin is trained without the held-out trials. Only it may choose how many generated trials a decoder gets, since the other
+has seen every trial there is to choose on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bci_align.augmentation import codes
+from bci_align.augmentation.carry import carry
+from bci_align.augmentation.generate import Generator
+from bci_align.augmentation.trials import Index, TrialSet, cut, joined, window_bins
+from bci_align.config import AugmentConfig
+from bci_align.diffusion.fit import Checkpoint
+from bci_align.errors import AugmentationError
+from bci_align.session.types import Session, refuse_generated
+
+HoldOut = Literal["trials", "target"]
+Progress = Callable[[str, int, int], None]
+Keep = Callable[[str], Checkpoint]
+"""Where each of the two trainings, ``all trials`` and ``held out``, keeps its state."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """``full`` knows ``trials`` (indices into the session), ``proof`` only those not in ``held_out`` (indices among them)."""
+
+    full: Generator
+    proof: Generator
+    trials: Index
+    held_out: Index
+    config: AugmentConfig
+    seed: int
+
+
+def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: AugmentConfig) -> Index:
+    """Choose the trials (indices) that the twin must not see: a ``share`` of every target's; or one whole target, too.
+
+    That is the outermost one, whose removal leaves the widest gap, as it is for targets that have no trials at all.
+    :class:`AugmentationError` where too little would be left.
+    """
+    known, which = trials.conditions()
+    rng = np.random.default_rng(seed)
+    gone = -1
+    if how == "target":
+        if len(known) < 4:
+            raise AugmentationError(f"hold-out of a target: expected trials of at least 4 targets, found {len(known)}")
+        gone = outermost(known, seed)
+    parts = [rng.permutation(np.flatnonzero(which == k)) for k in range(len(known)) if k != gone]
+    many = max(round(share * sum(map(len, parts))), 1)
+    # dealt out target by target, so that no target loses all its trials, nor more than its share
+    order = [parts[j] for j in rng.permutation(len(parts))]
+    dealt = [p[i] for i in range(max(map(len, parts))) for p in order if i < len(p) - 1]
+    out = np.sort(np.concatenate([np.array(dealt[:many], np.intp), np.flatnonzero(which == gone)]))
+    if len(out) == 0 or len(trials) - len(out) < config.min_trials:
+        raise AugmentationError(
+            f"hold-out: expected at least {config.min_trials} trials to train on beside those held out, "
+            f"found {len(trials) - len(out)} and {len(out)}"
+        )
+    return out
+
+
+def outermost(known: NDArray[np.float64], seed: int) -> int:
+    """Which of the targets ``known`` (k, D) lies farthest from the mean of the others; of several such, one by ``seed``."""
+    away = np.array([np.linalg.norm(t - np.delete(known, i, 0).mean(0)) for i, t in enumerate(known)])
+    return int(np.random.default_rng(seed).choice(np.flatnonzero(away > away.max() - 1e-6)))
+
+
+def train(
+    session: Session,
+    trials: Index,
+    config: AugmentConfig,
+    seed: int,
+    how: HoldOut = "trials",
+    share: float = 0.25,
+    progress: Progress | None = None,
+    keep: Keep | None = None,
+    earlier: Session | None = None,
+) -> Model:
+    """Train both generators on ``trials`` (indices) of ``session``, and on an ``earlier`` day's rewarded trials.
+
+    The earlier day's trials are brought to today's channels first (:mod:`~bci_align.augmentation.carry`), for the twin by what it
+    sees of today alone. :class:`AugmentationError` for too few trials, a session without kinematics or targets, an earlier day
+    that does not fit; a generated session is refused.
+    """
+    refuse_generated(session, "training a model of trials")
+    cuts, kept = cut(session, trials, config)
+    out = hold_out(cuts, how, share, seed, config)
+    before = window_bins(config, session.bin_s)[0]
+    then = None if earlier is None else _of_earlier(earlier, session, config)
+
+    def made(stage: str, some: TrialSet) -> Generator:
+        tell = (lambda done, total: progress(stage, done, total)) if progress else None
+        if then is not None:
+            some = joined(some, carry(then, some))
+        space = codes.train(some, config, seed, tell, keep(stage) if keep else None)
+        return Generator.fit(space, some, before, seed)
+
+    full = made("all trials", cuts)
+    proof = made("held out", cuts.of(np.setdiff1d(np.arange(len(cuts)), out)))
+    return Model(full, proof, kept, out, config, seed)
+
+
+def _of_earlier(earlier: Session, today: Session, config: AugmentConfig) -> TrialSet:
+    refuse_generated(earlier, "training a model of trials")
+    for what in ("channels", "bin_s", "kinematics_names", "kinematics_units"):
+        if getattr(earlier, what) != getattr(today, what):
+            raise AugmentationError(f"earlier day {earlier.name!r}: {what}: expected those of {today.name!r}, found others")
+    return cut(earlier, earlier.rewarded(), config)[0]

@@ -1,0 +1,78 @@
+import numpy as np
+import torch
+
+from bci_align.augmentation import codes
+from bci_align.augmentation.codes import CodeSpace
+from bci_align.augmentation.model import Model
+from bci_align.augmentation.spaces import LinearSpace
+from bci_align.augmentation.trials import TrialSet
+
+from .conftest import TINY
+
+
+def test_the_same_seed_gives_the_same_model(cuts: TrialSet) -> None:
+    short = TINY.model_copy(update={"updates": 4})
+    first, again, other = (codes.train(cuts, short, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.encode(cuts), again.encode(cuts))
+    assert np.array_equal(first.decode(first.encode(cuts), 3)[0], again.decode(again.encode(cuts), 3)[0])
+    assert not np.array_equal(first.encode(cuts), other.encode(cuts))
+
+
+def test_a_trial_comes_back_from_its_code_better_than_from_another_s(model: Model, cuts: TrialSet) -> None:
+    space = model.full.space
+    c = space.encode(cuts)
+    assert c.shape == (len(cuts), 6)
+    own = space.decode(c, 0)[1]
+    error = np.square(own - cuts.kinematics).mean()
+    wrong = np.square(np.roll(own, 7, 0) - cuts.kinematics).mean()
+    assert error < 0.5 * wrong
+
+
+def test_an_edit_with_its_own_code_gives_the_trial_back(model: Model, cuts: TrialSet) -> None:
+    space = model.full.space
+    assert isinstance(space, CodeSpace) and space.exact
+    rows = np.array([3, 0, 3])
+    c = space.encode(cuts)[rows]
+    rates, kinematics = space.edit(cuts, rows, c)
+    # eight strides and three iterations each are coarse; without the trial's own noise it is a different trial
+    for found, afresh, own in zip((rates, kinematics), space.decode(c, 1), (cuts.rates, cuts.kinematics), strict=True):
+        error, other = (float(np.sqrt(np.square(x - own[rows]).mean())) for x in (found, afresh))
+        assert error < 0.15 * own.std() and error < 0.5 * other
+    moved = space.edit(cuts, rows, c + 1)[1]
+    assert np.abs(moved - cuts.kinematics[rows]).mean() > 0.1 * cuts.kinematics.std()
+
+
+def test_shared_noise_is_one_for_all(model: Model) -> None:
+    space = model.full.space
+    c = np.zeros((3, 6), np.float32)
+    shared, own = space.decode(c, 0, True)[1], space.decode(c, 0, False)[1]
+    np.testing.assert_allclose(shared[0], shared[1], atol=1e-4)
+    assert not np.allclose(own[0], own[1], atol=1e-4)
+
+
+def test_codes_of_rates_alone_know_nothing_of_kinematics(cuts: TrialSet) -> None:
+    blind = codes.train(cuts, TINY.model_copy(update={"updates": 2, "sees_kinematics": False}), 0)
+    other = TrialSet(cuts.counts, cuts.rates, np.zeros_like(cuts.kinematics), cuts.target)
+    assert np.array_equal(blind.encode(cuts), blind.encode(other))
+
+
+def test_without_a_trunk_the_paper_s_denoiser_is_trained(cuts: TrialSet) -> None:
+    space = codes.train(cuts, TINY.model_copy(update={"updates": 2, "linear_trunk": False}), 0)
+    assert float(space.diffusion.net.trunk.weight.abs().max()) == 0  # type: ignore[union-attr, operator, arg-type]
+    assert np.isfinite(space.decode(space.encode(cuts))[0]).all()
+
+
+def test_principal_components_reconstruct_what_they_are_of(cuts: TrialSet) -> None:
+    few, many = (LinearSpace.fit(cuts, n) for n in (2, 30))
+    errors = [np.square(s.decode(s.encode(cuts))[0] - cuts.rates).mean() for s in (few, many)]
+    assert errors[1] < 0.8 * errors[0]
+    c = many.encode(cuts)
+    np.testing.assert_allclose(c.T @ c / len(c), np.eye(30), atol=0.02)
+    tiny = LinearSpace.fit(cuts.of(np.arange(6)), 20)
+    assert (tiny.encode(cuts)[:, 4:] == 0).all()
+
+
+def test_the_schedule_of_the_net_is_that_of_the_diffusion(model: Model) -> None:
+    space = model.full.space
+    assert isinstance(space, CodeSpace)
+    assert torch.equal(space.diffusion.net.signal, space.diffusion.abar)  # type: ignore[arg-type]

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from bci_align.augmentation.generate import CodePrior
+from bci_align.augmentation.model import Model
+from bci_align.augmentation.trials import TrialSet
+from bci_align.errors import AugmentationError
+
+
+def test_trials_are_made_for_the_targets_that_were_asked_for(model: Model, cuts: TrialSet) -> None:
+    known = cuts.conditions()[0]
+    wanted = known[[0, len(known) // 2]]
+    made, codes = model.full.towards(cuts, wanted, 6, 0)
+    assert made.counts.shape == (12, *cuts.counts.shape[1:]) and codes.shape == (12, 6)
+    ends = made.kinematics[:, -3:].mean(1).reshape(2, 6, -1).mean(1)
+    real = [cuts.kinematics[(np.abs(cuts.target - t) < 1e-6).all(1)][:, -3:].mean((0, 1)) for t in wanted]
+    assert np.linalg.norm(ends[0] - real[0]) < np.linalg.norm(ends[0] - real[1])
+    assert np.linalg.norm(ends[1] - real[1]) < np.linalg.norm(ends[1] - real[0])
+    assert made.counts.mean() == pytest.approx(cuts.counts.mean(), rel=0.2)
+    again = model.full.towards(cuts, wanted, 6, 0)[0]
+    assert np.array_equal(made.counts, again.counts)
+    assert not np.array_equal(made.counts, model.full.towards(cuts, wanted, 6, 1)[0].counts)
+    with pytest.raises(AugmentationError, match="outside the support"):
+        model.full.towards(cuts, 3 * wanted, 6, 0)
+
+
+def test_the_prior_s_codes_are_spread_as_those_it_was_fitted_on() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.concatenate([rng.normal(-4, 1, (150, 3)), rng.normal(4, 1, (50, 3))]).astype(np.float32)
+    prior = CodePrior.fit(codes)
+    assert len(prior.weights) == 2
+    drawn = prior.draw(4000, np.random.default_rng(1))
+    np.testing.assert_allclose(drawn.mean(0), codes.mean(0), atol=0.3)
+    assert (drawn[:, 0] > 0).mean() == pytest.approx(0.25, abs=0.04)
+
+
+def test_free_trials_say_which_target_they_are_for(model: Model, cuts: TrialSet) -> None:
+    made, codes = model.full.freely(20, 0)
+    assert made.target.shape == (20, cuts.target.shape[1]) and len(codes) == 20
+    guess = model.full.target_of(model.full.space.encode(cuts))
+    error = np.linalg.norm(guess - cuts.target, axis=1).mean()
+    assert error < 0.7 * np.linalg.norm(cuts.target - cuts.target.mean(0), axis=1).mean()

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from bci_align.augmentation import measures
+from bci_align.augmentation.model import Model
+from bci_align.augmentation.spaces import LinearSpace
+from bci_align.augmentation.trials import TrialSet
+
+
+def test_the_code_s_signal_to_noise_is_that_of_what_made_it() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(400, 2))
+    for noise in (0.25, 1.0):
+        codes = np.c_[target + noise * rng.normal(size=(400, 2)), rng.normal(size=(400, 4))].astype(np.float32)
+        assert measures.code_snr(codes, target) == pytest.approx(1 / noise**2, rel=0.25)
+    assert measures.code_snr(rng.normal(size=(400, 6)).astype(np.float32), target) < 0.05
+
+
+def test_conditions_apart_have_a_higher_ratio(cuts: TrialSet) -> None:
+    _, which = cuts.conditions()
+    rng = np.random.default_rng(0)
+    near, far = (np.c_[s * which, np.zeros(len(which))] + rng.normal(size=(len(which), 2)) for s in (0.1, 3.0))
+    assert measures.condition_snr(far.astype(np.float32), cuts) > 5 * measures.condition_snr(near.astype(np.float32), cuts)
+
+
+def test_realism_is_small_for_halves_of_one_and_large_for_others() -> None:
+    rng = np.random.default_rng(0)
+    common = rng.gamma(4, 1 / 4, (300, 20, 1))
+    counts = rng.poisson(common * 1.5 * np.ones(8)).astype(np.float32)
+    floor = measures.realism(counts[:150], counts[150:])
+    alone = rng.poisson(1.5, (150, 20, 8)).astype(np.float32)
+    other = measures.realism(alone, counts[150:])
+    assert other["correlation RMSE"] > 3 * floor["correlation RMSE"]
+    assert other["population KL"] > 3 * floor["population KL"]
+    slow = measures.realism(rng.poisson(0.7, (150, 20, 8)).astype(np.float32), counts[150:])
+    assert slow["ISI mean RMSE"] > 3 * floor["ISI mean RMSE"] and slow["ISI sd RMSE"] > 2 * floor["ISI sd RMSE"]
+
+
+def test_intervals_spread_a_bin_s_spikes_evenly_and_stay_in_the_trial() -> None:
+    counts = np.array([[[1], [0], [2]], [[0], [1], [0]]], np.float32)
+    np.testing.assert_allclose(measures.intervals(counts)[0], [1.75, 0.5])
+
+
+def test_a_traversal_moves_what_it_should(model: Model, cuts: TrialSet) -> None:
+    found = measures.traversal(model.full.space, model.full.navigator, cuts, 10, most=10)
+    assert set(found) == {"slope", "linearity", "unintended", "cosine"}
+    assert 0.4 < found["slope"] < 1.4 and found["linearity"] > 0.9
+    assert 0 <= found["cosine"] <= 1 and found["unintended"] > 0
+
+
+def test_held_out_targets_are_read_off_codes(model: Model, cuts: TrialSet) -> None:
+    out = np.zeros(len(cuts), bool)
+    out[model.held_out] = True
+    error = measures.held_out_error(model.proof.space, cuts.of(~out), cuts.of(out))
+    guess = np.linalg.norm(cuts.target[out] - cuts.target[~out].mean(0), axis=1).mean()
+    assert error < 0.6 * guess
+
+
+def test_rates_are_explained_by_as_much_as_the_codes_hold(model: Model, cuts: TrialSet) -> None:
+    few, many = (np.nanmedian(measures.rate_r2(LinearSpace.fit(cuts, n), cuts, draws=1)) for n in (2, 40))
+    assert many > 0.6 and many > few + 0.3
+    found = measures.rate_r2(model.full.space, cuts, model.full.gain, draws=8)
+    assert found.shape == (cuts.rates.shape[2],)
+    once = measures.rate_r2(model.full.space, cuts, model.full.gain, draws=1)
+    assert np.nanmedian(found) > np.nanmedian(once)  # the mean of samples is nearer than a sample

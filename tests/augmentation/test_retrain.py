@@ -1,0 +1,121 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bci_align.augmentation.model import Model
+from bci_align.augmentation.moments import Moments, as_wiener, lagged
+from bci_align.augmentation.retrain import Ground, augmented, choose, counts_in_noise
+from bci_align.augmentation.screen import screen
+from bci_align.augmentation.trials import TrialSet, cut
+from bci_align.config import RetrainConfig
+from bci_align.decoders import Wiener, run
+from bci_align.errors import AugmentationError
+from bci_align.session.types import Session
+
+from .conftest import TINY
+
+LAGS = 3
+
+
+@pytest.fixture(scope="module")
+def ground(small_days: tuple[Session, Session]) -> Ground:
+    day = small_days[0]
+    _, kept = cut(day, day.rewarded(), TINY)
+    assert day.kinematics is not None
+    features = counts_in_noise(day.counts.astype(np.float32), np.arange(day.bins))
+    return Ground(day, kept, features, day.kinematics.std(0).astype(float), LAGS)
+
+
+def test_sums_give_the_decoder_that_all_bins_give(ground: Ground, small_days: tuple[Session, Session]) -> None:
+    day = small_days[0]
+    assert day.kinematics is not None
+    f = ground.featured(day.counts.astype(np.float32), ())
+    rows = np.concatenate([np.arange(*day.trial_bins(int(i))) for i in ground.trials])
+    direct = Wiener.fit(f, day.kinematics / ground.scale, rows, LAGS, ridge=0.1 * len(rows))
+    weights = ground.fit(np.arange(len(ground.trials)), None, 0.0, 0.1)
+    np.testing.assert_allclose(ground.decoder(weights).weight, direct.weight, atol=1e-4)
+    # and what is scored is what that decoder says, bin by bin
+    stepped = run(as_wiener(weights, LAGS), f)
+    first, stop = day.trial_bins(int(ground.trials[4]))
+    np.testing.assert_allclose(stepped[first:stop], ground.designs[4] @ weights, atol=1e-4)
+
+
+def test_a_weight_is_worth_that_many_trials() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 4)), rng.normal(size=(50, 2))
+    one, two = Moments.of(x[:30], y[:30]), Moments.of(x[30:], y[30:])
+    both = Moments.of(np.concatenate([x[:30], x[30:], x[30:]]), np.concatenate([y[:30], y[30:], y[30:]]))
+    np.testing.assert_allclose(one.plus(two, 2.0).solve(0.1), both.solve(0.1), rtol=1e-4, atol=1e-6)
+    assert lagged(x, np.array([0, 5]), 2, [5])[1, 4:8].tolist() == [0] * 4
+
+
+def noise(like: TrialSet, seed: int, labels: bool) -> TrialSet:
+    """Trials whose spikes say nothing, or, with ``labels``, whose labels are of other trials."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(like))
+    counts = like.counts if labels else rng.poisson(like.counts.mean(), like.counts.shape).astype(np.float32)
+    return TrialSet(counts, like.rates, like.kinematics[order] if labels else 3 * like.kinematics, like.target)
+
+
+def test_trials_that_do_not_help_are_left_out(ground: Ground, cuts: TrialSet) -> None:
+    every = np.arange(len(ground.trials))
+    out, training = every[::4], np.setdiff1d(every, every[::4])
+    for labels in (True, False):
+        made = ground.generated(noise(cuts, 0, labels))
+        found = choose(ground, training, out, made, RetrainConfig(), {})
+        assert found.ratio == 0
+        assert found.table[2.0] < found.table[0.0] - 1
+    alone = choose(ground, training, out, None, RetrainConfig(), {})
+    assert alone.ratio == 0 and alone.ridge == found.ridge
+
+
+def test_trials_that_help_are_taken(ground: Ground, cuts: TrialSet) -> None:
+    """The other trials themselves, handed over as if they had been generated."""
+    every = np.arange(len(ground.trials))
+    out, few = every[::2], every[1::2][:4]
+    rest = cuts.of(np.setdiff1d(every[1::2], few))
+    seen: list[tuple[int, int]] = []
+
+    def maker(targets: NDArray[np.float64], count: int, seed: int) -> tuple[TrialSet, dict[str, float]]:
+        seen.append((len(targets), count))
+        return rest, {"kept": 1.0}
+
+    found = choose(ground, few, out, ground.generated(rest), RetrainConfig(), {})
+    assert found.ratio > 0 and found.gain > found.error > 0
+    targets = cuts.conditions()[0]
+    weights, choice = augmented(ground, out, maker, maker, targets[:2], targets[:3], RetrainConfig(), 0)
+    assert weights.shape == (LAGS * cuts.counts.shape[2] + 1, 2)
+    assert [n for n, _ in seen] == ([3, 2] if choice.ratio else [3])
+
+
+def test_windows_shorter_than_the_run_in_are_refused(ground: Ground, cuts: TrialSet) -> None:
+    short = TrialSet(cuts.counts[:, :2], cuts.rates[:, :2], cuts.kinematics[:, :2], cuts.target)
+    with pytest.raises(AugmentationError, match="expected more than 2 bins"):
+        ground.generated(short)
+    assert ground.generated(cuts.of(np.zeros(0, np.intp))) is None
+
+
+def test_the_screen_stops_wrong_labels_wild_activity_and_foreign_codes(model: Model, cuts: TrialSet) -> None:
+    made, codes = model.full.towards(cuts, cuts.conditions()[0], 10, 0)
+    nav, config = model.full.navigator, RetrainConfig()
+
+    def kept(trials: TrialSet, c: NDArray[np.float32]) -> tuple[NDArray[np.bool_], dict[str, float]]:
+        found = screen(trials, c, nav, cuts, config, np.random.default_rng(0))
+        return found.kept, found.yields
+
+    fine, yields = kept(made, codes)
+    assert yields["kept"] == fine.mean() > 0.5 and set(yields) == {"ensemble", "range", "support", "kept"}
+    half = np.arange(len(made)) % 2 == 0
+    wrong = TrialSet(made.counts, made.rates, np.where(half[:, None, None], -made.kinematics, made.kinematics), made.target)
+    assert kept(wrong, codes)[0][half].mean() < 0.5 * fine[half].mean()
+    loud = TrialSet(made.counts * 5, made.rates, made.kinematics, made.target)
+    assert kept(loud, codes)[1]["range"] == 0
+    assert kept(made, codes + np.float32(30))[1]["support"] == 0
+
+
+def test_features_are_counts_in_units_of_their_noise() -> None:
+    counts = np.random.default_rng(0).poisson([0.5, 8.0], (4000, 2)).astype(np.float32)
+    empty: Sequence[int] = ()
+    assert np.allclose(counts_in_noise(counts, np.arange(4000))(counts, empty).std(0), 1, atol=0.1)

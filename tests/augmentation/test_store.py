@@ -1,0 +1,114 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bci_align.augmentation import store
+from bci_align.augmentation.model import Model, hold_out, outermost, train
+from bci_align.augmentation.trials import TrialSet
+from bci_align.errors import AugmentationError, BciAlignError, MismatchError, SessionError
+from bci_align.session.types import GENERATED, Session
+
+from .conftest import TINY
+
+Days = tuple[Session, Session]
+
+
+@pytest.fixture(scope="module")
+def saved(model: Model, small_days: Days, tmp_path_factory: pytest.TempPathFactory) -> store.Stored:
+    return store.save(model, small_days[0], tmp_path_factory.mktemp("model") / "m")
+
+
+def test_a_model_comes_back_as_it_was(saved: store.Stored, model: Model, small_days: Days, cuts: TrialSet) -> None:
+    back = saved.model
+    for a, b in ((back.full, model.full), (back.proof, model.proof)):
+        assert np.array_equal(a.space.encode(cuts), b.space.encode(cuts))
+        made, again = (g.towards(cuts, cuts.conditions()[0][:2], 3, 5)[0] for g in (a, b))
+        assert np.array_equal(made.counts, again.counts) and np.array_equal(made.kinematics, again.kinematics)
+        assert np.array_equal(a.freely(4, 1)[0].counts, b.freely(4, 1)[0].counts)
+    assert np.array_equal(back.trials, model.trials) and np.array_equal(back.held_out, model.held_out)
+    assert len(saved.cuts(small_days[0])) == len(cuts)
+
+
+def test_another_session_s_codes_are_refused(saved: store.Stored, small_days: Days) -> None:
+    with pytest.raises(MismatchError, match=r"whose|its codes mean nothing here"):
+        saved.cuts(small_days[1])
+    day = small_days[0]
+    with pytest.raises(MismatchError, match=r"channels: expected 32 as in .*, found 31"):
+        saved.cuts(replace(day, counts=day.counts[:, 1:], channels=day.channels[1:]))
+    with pytest.raises(MismatchError, match=r"bin width: expected 0.05"):
+        saved.cuts(replace(day, bin_s=0.04))
+
+
+@pytest.mark.parametrize("name", ["model.json", "full.safetensors", "proof.safetensors"])
+def test_damage_is_seen_and_told(saved: store.Stored, tmp_path: Path, name: str) -> None:
+    for file in saved.path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / name).write_bytes(data)
+    if name == "model.json":
+        (tmp_path / name).write_text(json.dumps({"format": "other"}))
+    with pytest.raises(AugmentationError, match=name):
+        store.load(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(BciAlignError, match=name):
+        store.load(tmp_path)
+
+
+def test_nothing_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(AugmentationError, match=r"expected a model directory .*, found nothing"):
+        store.load(tmp_path / "none")
+
+
+def test_an_interrupted_training_goes_on_to_the_same_model(
+    small_days: Days, model: Model, cuts: TrialSet, tmp_path: Path
+) -> None:
+    day = small_days[0]
+    identity = store.training_identity(day, day.rewarded(), TINY, 0, "trials")
+
+    class Stops(store.CheckpointFile):
+        def save(self, state: dict[str, object]) -> None:  # type: ignore[override]
+            super().save(state)  # type: ignore[arg-type]
+            if int(state["epoch"]) == 4:  # type: ignore[call-overload]
+                raise KeyboardInterrupt
+
+    def keep(kind: type[store.CheckpointFile]) -> object:
+        return lambda stage: kind(tmp_path / f"{stage}.safetensors", identity, 2)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(day, day.rewarded(), TINY, 0, keep=keep(Stops))  # type: ignore[arg-type]
+    assert [p.name for p in tmp_path.iterdir()] == ["all trials.safetensors"]
+    again = train(day, day.rewarded(), TINY, 0, keep=keep(store.CheckpointFile))  # type: ignore[arg-type]
+    assert np.array_equal(again.full.space.encode(cuts), model.full.space.encode(cuts))
+    other = store.CheckpointFile(tmp_path / "all trials.safetensors", "another")
+    with pytest.raises(AugmentationError, match="found another training's; delete it"):
+        other.load()
+    (tmp_path / "all trials.safetensors").write_bytes(b"half a file")
+    with pytest.raises(AugmentationError, match="not a checkpoint that can be read"):
+        other.load()
+
+
+def test_the_twin_has_not_seen_what_is_held_out(cuts: TrialSet, model: Model) -> None:
+    out = hold_out(cuts, "trials", 0.25, 0, TINY)
+    assert len(out) == round(0.25 * len(cuts))
+    assert np.array_equal(out, model.held_out)
+    assert not np.array_equal(model.full.space.encode(cuts), model.proof.space.encode(cuts))
+    known, which = cuts.conditions()
+    gone = hold_out(cuts, "target", 0.25, 0, TINY)
+    whole = [k for k in range(len(known)) if np.isin(np.flatnonzero(which == k), gone).all()]
+    assert len(whole) == 1
+    half = 10 * np.c_[np.cos(np.arange(5) * np.pi / 4), np.sin(np.arange(5) * np.pi / 4)]
+    assert {outermost(half, s) for s in range(8)} == {0, 4}  # an edge of the gap
+
+
+def test_what_cannot_be_trained_on_is_said(small_days: Days) -> None:
+    day = small_days[0]
+    with pytest.raises(SessionError, match="found generated ones"):
+        train(replace(day, meta={GENERATED: "by a test"}), day.rewarded(), TINY, 0)
+    with pytest.raises(AugmentationError, match="at least 8 rewarded trials"):
+        train(day, day.rewarded()[:5], TINY, 0)
+    with pytest.raises(AugmentationError, match=r"earlier day .*: channels: expected those of"):
+        train(day, day.rewarded(), TINY, 0, earlier=replace(day, channels=tuple(f"x{i}" for i in range(32))))

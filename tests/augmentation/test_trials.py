@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bci_align.augmentation.trials import Scaler, TrialSet, cut, window_bins
+from bci_align.config import AugmentConfig
+from bci_align.errors import AugmentationError
+from bci_align.session.types import Session
+
+from .conftest import TINY
+
+Days = tuple[Session, Session]
+
+
+def test_windows_lie_around_the_go_cue(small_days: Days) -> None:
+    day = small_days[0]
+    cuts, kept = cut(day, day.rewarded(), TINY)
+    before, after = window_bins(TINY, day.bin_s)
+    assert cuts.counts.shape == (len(kept), before + after, len(day.channels))
+    i = 5
+    at = int((day.trials.go_s[kept[i]] + 1e-6) / day.bin_s)
+    np.testing.assert_array_equal(cuts.counts[i], day.counts[at - before : at + after])
+    assert day.kinematics is not None
+    np.testing.assert_array_equal(cuts.kinematics[i], day.kinematics[at - before : at + after])
+    # smoothing keeps the number of spikes and takes away their scatter
+    assert cuts.rates.mean() == pytest.approx(cuts.counts.mean(), rel=0.02)
+    assert cuts.rates.std() < 0.9 * cuts.counts.std()
+
+
+def test_a_window_that_would_cross_a_break_is_left_out(small_days: Days) -> None:
+    day = small_days[0]
+    i = int(day.rewarded()[10])
+    first = day.trial_bins(i)[0]
+    broken = replace(day, breaks=(first,))
+    long = TINY.model_copy(update={"before_s": 1.5})
+    assert i in cut(day, day.rewarded(), long)[1]
+    assert i not in cut(broken, day.rewarded(), long)[1]
+
+
+def test_what_a_session_lacks_is_said_in_a_sentence(small_days: Days) -> None:
+    day = small_days[0]
+    with pytest.raises(AugmentationError, match="kinematics: expected some"):
+        cut(replace(day, kinematics=None, kinematics_names=(), kinematics_units=()), day.rewarded(), TINY)
+    with pytest.raises(AugmentationError, match="expected targets to navigate by"):
+        cut(replace(day, trials=replace(day.trials, target=None)), day.rewarded(), TINY)
+    with pytest.raises(AugmentationError, match=r"at least 8 rewarded trials .*, found 3 of 3"):
+        cut(day, day.rewarded()[:3], TINY)
+    with pytest.raises(AugmentationError, match="at least 8 bins"):
+        window_bins(AugmentConfig(before_s=0.1, after_s=0.1), 0.05)
+
+
+def test_scaling_goes_there_and_back(cuts: TrialSet) -> None:
+    scaler = Scaler.fit(cuts)
+    x = scaler.to(cuts)
+    channels = cuts.rates.shape[2]
+    assert np.abs(x.mean((0, 1))).max() < 1e-3
+    assert np.allclose(x[..., :channels].std((0, 1))[cuts.rates.mean((0, 1)) > 0.05], 1, atol=1e-2)
+    # all kinematics together weigh a fifth of what all channels weigh
+    assert np.square(x[..., channels:]).sum() / (len(x) * x.shape[1] * channels) == pytest.approx(0.2, rel=0.01)
+    rates, kinematics = scaler.back(x)
+    np.testing.assert_allclose(rates, cuts.rates, atol=1e-4)
+    np.testing.assert_allclose(kinematics, cuts.kinematics, atol=1e-3)
+    assert (scaler.back(np.full_like(x, -50))[0] == 0).all()
