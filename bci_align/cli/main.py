@@ -21,6 +21,8 @@ COMMANDS = {
     "train": ("bci_align.cli.bundles", "train_command", "Train a bundle on the source day."),
     "evaluate": ("bci_align.cli.bundles", "evaluate_command", "Score a bundle on a session."),
     "recalibrate": ("bci_align.cli.bundles", "recalibrate_command", "Align a bundle to a new day without labels."),
+    "augment": ("bci_align.cli.augment", "augment_command", "Learn from a session's trials to generate new ones."),
+    "retrain": ("bci_align.cli.retrain", "retrain_command", "Refit a decoder on labelled trials, and on generated ones."),
     "replay": ("bci_align.cli.live", "replay_command", "Play a session through the live system, or decode a recording again."),
     "run": ("bci_align.cli.running", "run_command", "Decode a live rig."),
     "control": ("bci_align.cli.control", "control_command", "Give an order to a run that is going."),

@@ -1,0 +1,188 @@
+"""``augment train``, ``augment generate``, ``augment report``: models of a session's trials, and what they make."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from bci_align.atomic import claim_directory
+from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
+from bci_align.config import AugmentConfig
+from bci_align.config import load as load_config
+from bci_align.decoders import Floats
+from bci_align.errors import AugmentationError, ConfigError
+from bci_align.session import io
+
+existing = click.Path(path_type=Path)
+
+
+def parse_targets(text: str) -> Floats:
+    """Targets (m, D) of ``"x,y; x,y"``; :class:`ConfigError` when malformed."""
+    try:
+        rows = [[float(v) for v in part.split(",")] for part in text.split(";") if part.strip()]
+    except ValueError:
+        rows = []
+    if not rows or len({len(r) for r in rows}) != 1:
+        raise ConfigError(f"--targets: expected points such as '10,0; 0,-10', found {text!r}")
+    return np.array(rows)
+
+
+@click.group("augment")
+def augment_command() -> None:
+    """Learn codes of a session's trials, generate new trials from them, and see what they are like.
+
+    Generated trials train decoders (bci-align retrain --augment); they are never evidence, and their files say what they are.
+    Every command prints text, or with --json one JSON object.
+    """
+
+
+@augment_command.command("train")
+@click.argument("session", type=existing)
+@click.option("--out", required=True, type=existing, help="Model directory to write; must not exist.")
+@click.option("--config", type=existing, default=None, help="YAML with 'augment' settings; defaults suit most days.")
+@click.option(
+    "--hold-out",
+    type=click.Choice(["trials", "target"]),
+    default="trials",
+    show_default=True,
+    help="What proves the model: some trials of every target, or one whole target too (where targets are missing).",
+)
+@click.option("--earlier", type=existing, default=None, help="Session of an earlier day of the same array that has every target.")
+@trials_option
+@seed_option
+@as_json
+def train_command(
+    session: Path, out: Path, config: Path | None, hold_out: str, earlier: Path | None, trials: str, seed: int, as_json: bool
+) -> None:
+    """Train a model of SESSION's rewarded trials: codes, rates and kinematics together, and a twin that has not seen some trials.
+
+    An interrupted training leaves OUT.partial and goes on when the same command is given again, to the same result.
+    """
+    from bci_align.augmentation.model import train
+    from bci_align.augmentation.store import CheckpointFile, save, training_identity
+
+    settings = load_config(AugmentConfig, config) if config else AugmentConfig()
+    claim_directory(out, error=AugmentationError)
+    day = io.load(session)
+    before = io.load(earlier) if earlier else None
+    chosen = parse_trials(trials, day)
+    how = hold_out + ("" if before is None else before.fingerprint())
+    identity = training_identity(day, chosen, settings, seed, how)
+    partial = out.with_name(out.name + ".partial")
+    resumed = partial.is_dir()
+    partial.mkdir(exist_ok=True)
+
+    def keep(stage: str) -> CheckpointFile:
+        return CheckpointFile(partial / f"{stage.replace(' ', '_')}.safetensors", identity)
+
+    with staged_progress(as_json) as progress:
+        made = train(day, chosen, settings, seed, "target" if hold_out == "target" else "trials", 0.25, progress, keep, before)
+    stored = save(made, day, out)
+    shutil.rmtree(partial)
+    result: dict[str, Any] = {
+        "model": str(out),
+        "trials": len(made.trials),
+        "held_out": len(made.held_out),
+        "targets": stored.model.full.navigator.targets,
+        "variables": stored.manifest.variables,
+        "resumed": resumed,
+        "seed": seed,
+    }
+
+    def text() -> str:
+        return (
+            f"{out}: written{' (an interrupted training went on)' * resumed}\n"
+            f"  {len(made.trials)} trials of {len(result['targets'])} targets; the twin has not seen {len(made.held_out)}\n"
+            f"  navigable: {', '.join(stored.manifest.variables)}"
+        )
+
+    emit(result, as_json, text)
+
+
+@augment_command.command("generate")
+@click.argument("model", type=existing)
+@click.option("--like", "session", required=True, type=existing, help="The session that MODEL was trained on.")
+@click.option("--out", required=True, type=existing, help="Session file to write (.h5); marked as generated.")
+@click.option("--targets", default=None, help="Targets such as '10,0; 0,-10'; default: codes drawn from the prior.")
+@click.option("--trials", "count", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Trials in all.")
+@click.option("--move", "moves", multiple=True, metavar="NAME=BY", help="Move one variable by so much, e.g. 'speed=0.5'.")
+@click.option(
+    "--spikes", type=click.Choice(["neuron", "poisson"]), default="neuron", show_default=True, help="How counts scatter."
+)
+@click.option("--force", is_flag=True, help="Replace an existing session file.")
+@seed_option
+@as_json
+def generate_command(
+    model: Path,
+    session: Path,
+    out: Path,
+    targets: str | None,
+    count: int,
+    moves: tuple[str, ...],
+    spikes: str,
+    force: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Generate trials from MODEL into a session file that 'bci-align replay' plays and 'bci-align evaluate' refuses.
+
+    With --targets the codes of real trials are moved to them, the trials in equal parts; targets outside the support are refused.
+    """
+    from bci_align.augmentation.as_session import as_session
+    from bci_align.augmentation.navigate import start_from
+    from bci_align.augmentation.store import load
+    from bci_align.augmentation.trials import window_bins
+
+    if out.exists() and not force:
+        raise AugmentationError(f"{out}: already exists and is not overwritten unless told to (--force)")
+    stored, day = load(model), io.load(session)
+    cuts, generator = stored.cuts(day), stored.model.full
+    wanted = None if targets is None else parse_targets(targets)
+    if wanted is None:
+        codes = generator.prior.draw(count, np.random.default_rng(seed))
+        to = generator.target_of(codes)
+    else:
+        generator.navigator.check(wanted)
+        each = -(-count // len(wanted))
+        rows, to = start_from(cuts, wanted, each, np.random.default_rng(seed))
+        order = np.argsort(np.tile(np.arange(each), len(wanted)), kind="stable")[:count]  # dealt out evenly
+        rows, to = rows[order], to[order]
+        codes = generator.navigator.to_target(generator.space.encode(cuts.of(rows)), cuts.target[rows], to)
+    for move in moves:
+        name, _, by = move.partition("=")
+        try:
+            amount = float(by)
+        except ValueError:
+            raise ConfigError(f"--move: expected NAME=BY such as 'speed=0.5', found {move!r}") from None
+        codes = generator.navigator.move(codes, name.strip(), amount)
+    made = generator.of_codes(codes, to, seed, spikes == "poisson")
+    how = f"by model {stored.identity[:12]} of session {day.name!r}, seed {seed}"
+    before = window_bins(stored.manifest.config, day.bin_s)[0]
+    io.save(as_session(made, day, before, out.stem, how), out, overwrite=force)
+    distance = generator.navigator.distance(codes, to)
+    inside = float((distance <= 1.25 * generator.navigator.limit).mean())
+    result = {"session": str(out), "trials": count, "in_support": inside, "seed": seed, "generated": how}
+    emit(result, as_json, lambda: f"{out}: written, {count} generated trials ({100 * inside:.0f} % of codes in support)\n  {how}")
+
+
+@augment_command.command("report")
+@click.argument("model", type=existing)
+@click.argument("session", type=existing)
+@click.option("--out", required=True, type=existing, help="Directory for figures and numbers; must not exist.")
+@seed_option
+@as_json
+def report_command(model: Path, session: Path, out: Path, seed: int, as_json: bool) -> None:
+    """Measure what MODEL knows of SESSION, the one it was trained on: codes, navigation, rates, realism; with figures."""
+    from bci_align.augmentation.store import load
+    from bci_align.report.augmentation import write
+
+    claim_directory(out, error=AugmentationError)
+    stored, day = load(model), io.load(session)
+    with staged_progress(as_json) as progress:
+        result = write(stored, day, out, seed, progress)
+    rows = [("measure", "value"), *((k, f"{v:.4g}") for k, v in result["measures"].items())]
+    emit(result, as_json, lambda: f"{table(rows)}\n{out}: written")

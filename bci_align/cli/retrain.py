@@ -1,0 +1,77 @@
+"""``retrain``: refit a bundle's decoder on labelled trials of a day, with generated trials where they help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bci_align.bundle.store import load_bundle
+from bci_align.cli.augment import parse_targets
+from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
+from bci_align.config import RetrainConfig
+from bci_align.config import load as load_config
+from bci_align.session import io
+
+
+@click.command("retrain")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("session", type=click.Path(path_type=Path))
+@click.option("--augment", type=click.Path(path_type=Path), default=None, help="Model of these trials (bci-align augment train).")
+@click.option("--targets", default=None, help="Targets to generate for, such as '10,0; 0,-10'; default: those of the trials.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory of the new generation; must not exist.")
+@click.option("--config", type=click.Path(path_type=Path), default=None, help="YAML with retraining settings.")
+@trials_option
+@seed_option
+@as_json
+def retrain_command(
+    bundle: Path,
+    session: Path,
+    augment: Path | None,
+    targets: str | None,
+    out: Path,
+    config: Path | None,
+    trials: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Refit BUNDLE's decoder on labelled trials of SESSION and write it as a new generation.
+
+    With --augment generated trials are added in the ratio that trials which the model's twin has not seen decide on; where they
+    do not help it is zero. The trials must be those that the model was trained on.
+    """
+    from bci_align.augmentation.bundles import retrain
+    from bci_align.augmentation.store import load
+
+    settings = load_config(RetrainConfig, config) if config else RetrainConfig()
+    loaded, day = load_bundle(bundle), io.load(session)
+    stored = load(augment) if augment else None
+    chosen = parse_trials(trials, day)
+    if stored is not None and trials == ":":
+        chosen = stored.model.trials
+    wanted = parse_targets(targets) if targets else None
+    with staged_progress(as_json) as progress:
+        made, choice = retrain(loaded, day, chosen, stored, wanted, settings, seed, out, progress)
+    result: dict[str, Any] = {
+        "bundle": str(out),
+        "generation": made.manifest.generation,
+        "trials": len(chosen),
+        "ratio": choice.ratio,
+        "held_out_r2": {f"{k:g}": v for k, v in choice.table.items()},
+        "gain": choice.gain,
+        "gain_error": choice.error,
+        "yields": choice.yields,
+        "seed": seed,
+    }
+
+    def text() -> str:
+        rows = [
+            ("generated per real trial", "R2 % of held-out trials"),
+            *((f"{k:g}", f"{v:.2f}") for k, v in choice.table.items()),
+        ]
+        told = f"{choice.ratio:g} generated trials per real one" if choice.ratio else "no generated trials: they did not help"
+        kept = "".join(f"\nlet through by {k}: {100 * v:.0f} %" for k, v in choice.yields.items())
+        return f"{out}: written as generation {made.manifest.generation} ({len(chosen)} trials; {told})\n{table(rows)}{kept}"
+
+    emit(result, as_json, text)

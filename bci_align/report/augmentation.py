@@ -1,0 +1,165 @@
+"""What a model of trials knows, in numbers and four figures: codes, traversals, single neurons, realism."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bci_align.atomic import write_directory
+from bci_align.augmentation import measures
+from bci_align.augmentation.generate import Generator
+from bci_align.augmentation.store import Stored
+from bci_align.augmentation.trials import TrialSet, window_bins
+from bci_align.errors import AugmentationError
+from bci_align.report.page import png
+from bci_align.report.style import COLOUR, TARGETS, figure
+from bci_align.session.types import Session
+from bci_align.threads import one_thread
+
+Floats = NDArray[np.float64]
+NEURONS = 6
+
+
+@one_thread()
+def write(
+    stored: Stored, session: Session, out: Path, seed: int, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, Any]:
+    """Measure the model's twin on the trials of ``session`` that it has not seen, draw the figures, write all to ``out``.
+
+    The directory gets ``measures.json`` and ``codes.png``, ``traversal.png``, ``neurons.png``, ``realism.png``. Gives
+    ``measures`` (see :mod:`bci_align.augmentation.measures`) and ``figures`` (names).
+    """
+    tell = progress or (lambda stage, done, total: None)
+    cuts = stored.cuts(session)
+    model, before = stored.model, window_bins(stored.manifest.config, session.bin_s)[0]
+    unseen = cuts.of(model.held_out)
+    seen = cuts.of(np.setdiff1d(np.arange(len(cuts)), model.held_out))
+    proof = model.proof
+    found: dict[str, float] = {
+        "code SNR, target": measures.code_snr(model.full.space.encode(cuts), cuts.target, seed),
+        "code SNR, conditions": measures.condition_snr(model.full.space.encode(cuts), cuts),
+        "held-out target error": measures.held_out_error(proof.space, seen, unseen),
+    }
+    tell("report", 1, 4)
+    found["rate R2, median of held-out trials"] = float(np.nanmedian(measures.rate_r2(proof.space, unseen, proof.gain)))
+    tell("report", 2, 4)
+    found |= {f"traversal: {k}": v for k, v in measures.traversal(proof.space, proof.navigator, seen, before, seed).items()}
+    tell("report", 3, 4)
+    made = proof.of_codes(proof.space.encode(unseen), unseen.target, seed)
+    floor = _floor(cuts, len(unseen), seed)
+    real = measures.realism(made.counts, unseen.counts)
+    found |= {f"realism: {k}": v for k, v in real.items()}
+    found |= {f"floor: {k}": v for k, v in floor.items()}
+    figures = {
+        "codes": codes(model.full, cuts),
+        "traversal": traversals(proof, seen, session, seed),
+        "neurons": neurons(proof, unseen, session, before, seed),
+        "realism": realism(real, floor),
+    }
+    with write_directory(out, error=AugmentationError) as folder:
+        plain = {k: (v if np.isfinite(v) else None) for k, v in found.items()}
+        (folder / "measures.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        for name, drawn in figures.items():
+            (folder / f"{name}.png").write_bytes(png(drawn))
+    tell("report", 4, 4)
+    return {"measures": found, "figures": sorted(figures), "out": str(out)}
+
+
+def _floor(cuts: TrialSet, size: int, seed: int) -> dict[str, float]:
+    """Realism of real trials against as many other real ones: what cannot be undercut."""
+    order = np.random.default_rng(seed).permutation(len(cuts))
+    size = min(size, len(cuts) // 2)
+    return measures.realism(cuts.counts[order[:size]], cuts.counts[order[size : 2 * size]])
+
+
+def _colour(k: int) -> str:
+    return TARGETS[k % len(TARGETS)]
+
+
+def codes(generator: Generator, trials: TrialSet) -> Figure:
+    """Codes in the plane of the target's directions, coloured by target, and in their own first two components."""
+    c = generator.space.encode(trials).astype(np.float64)
+    c = c - c.mean(0)
+    _, which = trials.conditions()
+    nav = generator.navigator
+    rows = [i for i, n in enumerate(nav.names) if n.startswith("target")][:2]
+    plane = np.linalg.qr(nav.directions[rows].T)[0]
+    own = np.linalg.svd(c, full_matrices=False)[2][:2].T
+    with figure(3.3) as fig:
+        axes = fig.subplots(1, 2)
+        for ax, basis, title in zip(
+            axes, (plane, own), ("plane of the target's directions", "principal components"), strict=True
+        ):
+            xy = c @ basis
+            xy = xy if xy.shape[1] > 1 else np.c_[xy, np.zeros(len(xy))]
+            for k in range(which.max() + 1):
+                ax.plot(*xy[which == k].T[:2], "o", ms=3.2, color=_colour(k), alpha=0.85)
+            ax.set_title(title)
+            ax.set_aspect("equal", "datalim")
+            ax.set_xlabel("code, first axis")
+        axes[0].set_ylabel("code, second axis; one colour per target")
+    return fig
+
+
+def traversals(generator: Generator, trials: TrialSet, session: Session, seed: int) -> Figure:
+    """Movement generated while one mean code walks along target x, and along target y; every sample of the same noise."""
+    middle = generator.space.encode(trials).mean(0, keepdims=True)
+    names = [n for n in generator.navigator.names if n.startswith("target")][:2]
+    with figure(3.3) as fig:
+        axes = np.atleast_1d(fig.subplots(1, len(names), sharex=True, sharey=True))
+        for ax, name, axis in zip(axes, names, range(len(names)), strict=True):
+            half = float(np.ptp(trials.target[:, axis]) / 2) or 1.0
+            for i, step in enumerate(measures.STEPS):
+                moved = generator.navigator.move(middle, name, step * half)
+                k = generator.space.decode(moved, seed, True)[1][0]
+                shade = i / (len(measures.STEPS) - 1)
+                y = k[:, 1] if k.shape[1] > 1 else np.arange(len(k))
+                ax.plot(k[:, 0], y, color=(0.84 * shade, 0.37 * shade + 0.2 * (1 - shade), 0.7 * (1 - shade)), lw=1.6)
+            ax.set_title(f"walk along {name}")
+            ax.set_xlabel(f"{session.kinematics_names[0]} ({session.kinematics_units[0]})")
+        if len(session.kinematics_names) > 1:
+            axes[0].set_ylabel(f"{session.kinematics_names[1]} ({session.kinematics_units[1]})")
+    return fig
+
+
+def neurons(generator: Generator, trials: TrialSet, session: Session, before: int, seed: int) -> Figure:
+    """Mean rates of the most modulated neurons by target: recorded (held out) and generated from the same codes."""
+    made = generator.of_codes(generator.space.encode(trials), trials.target, seed)
+    _, which = trials.conditions()
+    k = which.max() + 1
+    real_mean = np.stack([trials.rates[which == i].mean(0) for i in range(k)])
+    made_mean = np.stack([made.rates[which == i].mean(0) for i in range(k)])
+    best = np.argsort(real_mean.var(0).sum(0) / (real_mean.mean((0, 1)) + 1e-3))[::-1][:NEURONS]
+    t = (np.arange(trials.rates.shape[1]) - before + 0.5) * session.bin_s
+    with figure(3.6) as fig:
+        axes = fig.subplots(2, len(best), sharex=True, sharey="col", squeeze=False)
+        for column, n in enumerate(best):
+            for row, mean in enumerate((real_mean, made_mean)):
+                for i in range(k):
+                    axes[row, column].plot(t, mean[i, :, n] / session.bin_s, color=_colour(i), lw=1.0)
+            axes[0, column].set_title(session.channels[n])
+            axes[1, column].set_xlabel("time (s)")
+        axes[0, 0].set_ylabel("recorded (Hz)")
+        axes[1, 0].set_ylabel("generated (Hz)")
+    return fig
+
+
+def realism(found: dict[str, float], floor: dict[str, float]) -> Figure:
+    """Every measure of realism over that of real trials against real ones: 1 is as good as recorded."""
+    names = list(found)
+    ratio = [found[n] / max(floor[n], 1e-12) for n in names]
+    with figure(1.9) as fig:
+        ax = fig.add_subplot()
+        ax.barh(range(len(names)), ratio, color=COLOUR["after"], height=0.6)
+        ax.axvline(1, color=COLOUR["true"], lw=1)
+        ax.axvline(2, color=COLOUR["before"], lw=1, ls="--")
+        ax.set_yticks(range(len(names)), names)
+        ax.invert_yaxis()
+        ax.set_xlabel("difference from held-out trials, over that of real from real (goal: at most 2)")
+    return fig

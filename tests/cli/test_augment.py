@@ -1,0 +1,123 @@
+"""From a session to generated trials and a retrained bundle, by commands alone; and what they refuse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bci_align.bundle.store import Bundle
+from bci_align.cli.main import main
+from bci_align.session import io
+from bci_align.session.types import GENERATED, Session
+
+Capture = pytest.CaptureFixture[str]
+SETTINGS = "before_s: 0.6\nafter_s: 0.7\ncode: 6\nwidth: 8\nsteps: 40\nupdates: 30\nbatch: 32\nsampling: 8\n"
+
+
+def ok(capsys: Capture, *words: object) -> dict[str, Any]:
+    assert main([*map(str, words), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def fault(capsys: Capture, *words: object) -> str:
+    assert main([*map(str, words)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bci-align: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, small_days: tuple[Session, Session]) -> Path:
+    folder = tmp_path_factory.mktemp("augment")
+    for name, day in zip(("day0.h5", "dayk.h5"), small_days, strict=True):
+        io.save(day, folder / name)
+    (folder / "tiny.yaml").write_text(SETTINGS)
+    assert main(["augment", "train", *(str(folder / p) for p in ("dayk.h5",)), "--out", str(folder / "m"), "--config",
+                 str(folder / "tiny.yaml"), "--trials", ":30"]) == 0  # fmt: skip
+    return folder
+
+
+def test_a_model_s_trials_are_a_session_that_says_what_it_is(work: Path, small_bundle: Bundle, capsys: Capture) -> None:
+    day = io.load(work / "dayk.h5")
+    assert day.trials.target is not None
+    x, y = day.trials.target[day.rewarded()[0]]
+    made = ok(capsys, "augment", "generate", work / "m", "--like", work / "dayk.h5", "--out", work / "g.h5",
+              "--targets", f"{x},{y}", "--trials", 5, "--seed", 3)  # fmt: skip
+    assert made["trials"] == 5
+    generated = io.load(work / "g.h5")
+    assert len(generated.trials) == 5 and generated.channels == day.channels and "seed 3" in generated.meta[GENERATED]
+    assert "generated" in ok(capsys, "inspect", work / "g.h5")["meta"]
+    for words in (
+        ("evaluate", small_bundle.path, work / "g.h5"),
+        ("recalibrate", small_bundle.path, work / "g.h5", "--out", work / "no"),
+        ("retrain", small_bundle.path, work / "g.h5", "--out", work / "no"),
+        ("train", work / "g.h5", "--out", work / "no"),
+        ("augment", "train", work / "g.h5", "--out", work / "no"),
+    ):
+        assert "expected recorded trials, found generated ones" in fault(capsys, *words), words
+        assert not (work / "no").exists()
+    asked = ok(capsys, "evaluate", small_bundle.path, work / "g.h5", "--allow-generated")
+    assert asked["generated_trials"] is True
+    free = ok(capsys, "augment", "generate", work / "m", "--like", work / "dayk.h5", "--out", work / "f.h5", "--trials", 4,
+              "--move", "speed=0.1")  # fmt: skip
+    assert free["trials"] == 4
+
+
+def test_a_bundle_is_retrained_with_a_model_and_without(work: Path, small_bundle: Bundle, capsys: Capture) -> None:
+    plain = ok(capsys, "retrain", small_bundle.path, work / "dayk.h5", "--trials", ":30", "--out", work / "b1")
+    assert plain["ratio"] == 0 and plain["generation"] == small_bundle.manifest.generation + 1
+    helped = ok(capsys, "retrain", small_bundle.path, work / "dayk.h5", "--augment", work / "m", "--out", work / "b2")
+    assert helped["trials"] == 30
+    assert set(helped["held_out_r2"]) == {"0", "0.25", "0.5", "1", "2"} and 0 <= helped["yields"]["kept"] <= 1
+    before = ok(capsys, "evaluate", small_bundle.path, work / "dayk.h5", "--trials", "30:")["r2"]
+    for name in ("b1", "b2"):
+        assert ok(capsys, "evaluate", work / name, work / "dayk.h5", "--trials", "30:")["r2"] > before
+
+
+def test_what_does_not_fit_is_one_sentence(work: Path, small_bundle: Bundle, capsys: Capture) -> None:
+    generate = ("augment", "generate", work / "m", "--out", work / "no.h5", "--like")
+    assert "its codes mean nothing here" in fault(capsys, *generate, work / "day0.h5")
+    assert "nearest supported" in fault(capsys, *generate, work / "dayk.h5", "--targets", "1000,0")
+    assert "expected points such as" in fault(capsys, *generate, work / "dayk.h5", "--targets", "east")
+    assert "did you mean 'speed'" in fault(capsys, *generate, work / "dayk.h5", "--move", "sped=1")
+    assert "expected NAME=BY" in fault(capsys, *generate, work / "dayk.h5", "--move", "speed")
+    assert not (work / "no.h5").exists()
+    few = ("augment", "train", work / "dayk.h5", "--out", work / "few", "--config", work / "tiny.yaml", "--trials", ":5")
+    assert "at least 8 rewarded trials" in fault(capsys, *few)
+    other = ("retrain", small_bundle.path, work / "dayk.h5", "--augment", work / "m", "--trials", ":20", "--out", work / "no")
+    assert "expected the 30 trials that" in fault(capsys, *other)
+    assert "already exists" in fault(capsys, "augment", "train", work / "dayk.h5", "--out", work / "m")
+
+
+def test_the_report_holds_every_measure_and_figure(work: Path, capsys: Capture) -> None:
+    made = ok(capsys, "augment", "report", work / "m", work / "dayk.h5", "--out", work / "r")
+    assert {"code SNR, target", "traversal: slope", "realism: population KL", "floor: population KL"} <= set(made["measures"])
+    assert {p.name for p in (work / "r").iterdir()} == {
+        "measures.json", "codes.png", "traversal.png", "neurons.png", "realism.png",
+    }  # fmt: skip
+
+
+def test_an_interrupted_training_goes_on(work: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bci_align.augmentation import store
+
+    words = ("augment", "train", work / "dayk.h5", "--out", work / "m2", "--config", work / "tiny.yaml", "--trials", ":30")
+    kept = store.CheckpointFile.save
+
+    def stop(self: store.CheckpointFile, state: Any) -> None:
+        kept(store.CheckpointFile(self.path, self.identity, 1), state)
+        if int(state["epoch"]) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.CheckpointFile, "save", stop)
+        assert main([str(w) for w in words]) == 130
+    assert (work / "m2.partial").is_dir() and not (work / "m2").exists()
+    capsys.readouterr()
+    done = ok(capsys, *words)
+    assert done["resumed"] is True and not (work / "m2.partial").exists()
+    for name in ("full.safetensors", "proof.safetensors"):
+        assert (work / "m2" / name).read_bytes() == (work / "m" / name).read_bytes()
