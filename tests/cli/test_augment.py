@@ -11,6 +11,8 @@ from bci_align.cli.main import main
 from bci_align.session import io
 from bci_align.session.types import GENERATED, Session
 
+pytestmark = pytest.mark.computes
+
 Capture = pytest.CaptureFixture[str]
 SETTINGS = "before_s: 0.6\nafter_s: 0.7\ncode: 6\nwidth: 8\nsteps: 40\nupdates: 30\nbatch: 32\nsampling: 8\n"
 

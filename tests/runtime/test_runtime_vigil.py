@@ -4,6 +4,8 @@ import pytest
 
 from bci_align.runtime.vigil import AHEAD_S, MOST, READ_S, STILL, Vigil
 
+pytestmark = pytest.mark.computes
+
 
 def play(bin_s: float, arrives_s: float, awake_s: float = 1e-4) -> tuple[list[float], list[float]]:
     """When after a bin the decoder fell asleep and when it rehearsed, until the next one ``arrives_s`` later."""

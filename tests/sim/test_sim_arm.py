@@ -6,6 +6,8 @@ from bci_align.session.types import validate
 from bci_align_sim import arm
 from bci_align_sim.arm_day import BINS, DT_S, Controller, grid, reach, record_arm_day, train_controller
 
+pytestmark = pytest.mark.computes
+
 
 def test_angles_and_hand_are_each_other_s_inverse() -> None:
     place = torch.tensor([[0.0, 0.42], [0.1, 0.35], [-0.08, 0.5]])
