@@ -31,6 +31,7 @@ from bci_align.streams.contract import END, START, Bin, Flags, RigOutlet, TrialE
 from . import fakes
 from .conftest import segments
 from .rigs import config_for, kill, poll_until, rig, said
+from .wary import WARY
 
 READY_S = 40.0
 
@@ -207,7 +208,7 @@ def test_an_aligner_that_hangs_does_not_hold_up_the_end(bundle: Bundle, short: S
 def test_an_alignment_that_is_ordered_is_made_of_the_trials_held(bundle: Bundle, short: Session, tmp_path: Path) -> None:
     """However few they are, and however little the day has drifted: the operator knows why."""
     config = config_for(bundle, tmp_path, calibration_trials=10**6, drift={"align_from": 1e6})
-    with rig(config, short) as (outlet, inlet), LiveSystem(config, fakes.WARY) as live:
+    with rig(config, short) as (outlet, inlet), LiveSystem(config, WARY) as live:
         live.wait_ready(READY_S)
         outlet.wait_for_decoder(10.0)
         with pytest.raises(RuntimeFault, match="expected trials to align on, found none yet"):
