@@ -123,6 +123,9 @@ def train(
         encoder.start(torch.from_numpy(start.projection))
         assert isinstance(diffusion.net, CodeDenoiser)
         diffusion.net.start(torch.from_numpy(start.loadings))
+        # Closed forms of small weights: an optimiser's steps, all of one size, would shake them to pieces.
+        encoder.trunk.requires_grad_(False)
+        diffusion.net.trunk.requires_grad_(False)
     # Few trials are seen often in an epoch, so that every batch is full: the MMD is one batch's.
     x = x.repeat(math.ceil(4 * config.batch / n), 1, 1)
     epochs = max(round(config.updates / math.ceil(len(x) / config.batch)), 1)

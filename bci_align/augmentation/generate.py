@@ -69,7 +69,9 @@ class Generator:
         rates, _ = space.decode(codes, seed)
         gain = (trials.counts.mean((0, 1)) + 1e-3) / (rates.mean((0, 1)) + 1e-3)
         navigator = Navigator.fit(codes, trials, before, support)
-        spikes, edited = SpikeModel.fit(trials.counts, rates * gain), SpikeModel.fit(trials.counts, trials.rates)
+        edited = SpikeModel.fit(trials.counts, trials.rates)
+        # What a diffusion model samples scatters as smoothed rates do; what other spaces decode is a mean.
+        spikes = edited if space.exact else SpikeModel.fit(trials.counts, rates * gain)
         return cls(space, navigator, spikes, edited, CodePrior.fit(codes, seed), gain)
 
     def of_codes(self, codes: Array, target: Floats, seed: int, plain: bool = False, shared: bool = False) -> TrialSet:
