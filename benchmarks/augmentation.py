@@ -109,7 +109,7 @@ def claim_rows(found: Sequence[claims.Measured]) -> list[Row]:
     return out
 
 
-def run_retraining(quick: bool, seeds: int) -> dict[str, list[retraining.Result]]:
+def run_retraining(quick: bool, seeds: int, vae: bool) -> dict[str, list[retraining.Result]]:
     """Both calibrations, every seed."""
     today, earlier = isometric(16), isometric(0)
     config = AugmentConfig().model_copy(update=QUICK) if quick else AugmentConfig()
@@ -118,7 +118,7 @@ def run_retraining(quick: bool, seeds: int) -> dict[str, list[retraining.Result]
         out[name] = []
         for seed in range(seeds):
             say(f"{name}, seed {seed}")
-            out[name] += retraining.compare(make(today, seed), earlier, config, RetrainConfig(), quick)
+            out[name] += retraining.compare(make(today, seed), earlier, config, RetrainConfig(), vae)
     return out
 
 
@@ -181,6 +181,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed and short trainings: shows that it runs, proves nothing")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else there")
     parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--skip-vae", action="store_true", help="leave the VAE, which takes longest, out of retraining")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds 0 to N - 1 (default {SEEDS})")
     args = parser.parse_args()
     seeds = 1 if args.quick else args.seeds
@@ -190,7 +191,7 @@ def main() -> int:
     tables = []
     with one_thread():
         if "retraining" in parts:
-            found = run_retraining(args.quick, seeds)
+            found = run_retraining(args.quick, seeds, not (args.quick or args.skip_vae))
             result["retraining"] = {k: [asdict(r) for r in v] for k, v in found.items()}
             tables += [retraining_table(k, v) for k, v in found.items()]
             rows += retraining_rows(found)

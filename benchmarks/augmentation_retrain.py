@@ -90,7 +90,7 @@ def few(session: Session, seed: int, per_target: int = 2) -> Scene:
     return Scene(session, rewarded[chosen], asked, late, late, rewarded[:CALIBRATION], "trials", seed)
 
 
-def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: RetrainConfig, quick: bool) -> list[Result]:
+def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: RetrainConfig, vae_too: bool) -> list[Result]:
     """Every method on one scene, each with ratio and ridge chosen on the same held-out calibration trials."""
     s = scene.session
     assert s.kinematics is not None
@@ -147,7 +147,7 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
     for name, plain in rivals.PLAIN.items():
         results.append(run(name, lambda real, plain=plain: _plain(plain, real)))  # type: ignore[misc]
     results.append(run("PCA-20 codes", space(lambda t: LinearSpace.fit(t, 20))))
-    if not quick:
+    if vae_too:
         results.append(run("sequential VAE", space(vae)))
     results.append(run(OURS, space(ours)))
     results.append(run(EARLIER, lambda real: _of_earlier(renormalised(day0, real))))

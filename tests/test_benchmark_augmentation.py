@@ -1,12 +1,18 @@
 """The benchmark's own arithmetic: what is split, what is asked, what a row says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from bci_align.augmentation.rivals import PLAIN
 from bci_align.augmentation.trials import TrialSet
+from bci_align.config import AugmentConfig, RetrainConfig
+from bci_align.threads import one_thread
 from benchmarks import augmentation as main
 from benchmarks import augmentation_claims as claims
 from benchmarks import augmentation_retrain as retraining
+from benchmarks.common import isometric
 
 
 def result(method: str, seed: int, asked: float) -> retraining.Result:
@@ -50,3 +56,15 @@ def test_claims_compare_with_the_vae() -> None:
     rows = {r.name: r for r in main.claim_rows([one(claims.OURS, 1.0, 0.5), one(claims.VAE, 2.0, 0.4)])}
     assert not rows["isometric: code SNR over the VAE's"].met and rows["isometric: unintended over the VAE's"].met
     assert rows["isometric: share of neurons above the VAE's"].value == 1.0
+
+
+def test_an_earlier_day_gives_back_directions_that_today_s_calibration_lacks(data_dir: Path) -> None:
+    """The quick benchmark's retraining on the recorded days: what it promises is not lost."""
+    with one_thread():
+        today, earlier = isometric(16), isometric(0)
+        config = AugmentConfig().model_copy(update=main.QUICK)
+        found = retraining.compare(retraining.missing(today, 0), earlier, config, RetrainConfig(), False)
+    r2 = {r.method: r.asked for r in found}
+    assert r2[retraining.OURS_EARLIER] > r2[retraining.REAL] + 30
+    assert r2[retraining.ORACLE] > 70
+    assert {r.method for r in found} >= set(PLAIN)
