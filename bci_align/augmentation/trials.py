@@ -12,6 +12,10 @@ from bci_align.config import AugmentConfig
 from bci_align.errors import AugmentationError
 from bci_align.session.types import Session, bin_of
 
+MOST_COORDINATES = 3
+"""Of a target."""
+LEAST_BIN_S = 1e-4
+"""Seconds; no recording is binned more finely, and a window of such bins would hold no network."""
 Array = NDArray[np.float32]
 Index = NDArray[np.intp]
 LABEL_SHARE = 0.2
@@ -67,6 +71,8 @@ def anchors(session: Session, trials: Index) -> Index:
 
 def window_bins(config: AugmentConfig, bin_s: float) -> tuple[int, int]:
     """Bins of a window before and after the bin of the go cue; together T."""
+    if not bin_s >= LEAST_BIN_S:
+        raise AugmentationError(f"bin width: expected at least {LEAST_BIN_S:g} s, found {bin_s:g} s")
     before, after = round(config.before_s / bin_s), max(round(config.after_s / bin_s), 1)
     if before + after < 8:
         raise AugmentationError(
@@ -85,6 +91,7 @@ def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSe
         raise AugmentationError(f"session {session.name!r}: kinematics: expected some to generate beside rates, found none")
     if session.trials.target is None:
         raise AugmentationError(f"session {session.name!r}: trials.target: expected targets to navigate by, found none")
+    _check_targets(session, trials)
     before, after = window_bins(config, session.bin_s)
     starts, kept = [], []
     for trial, at in zip(trials, anchors(session, trials), strict=True):
@@ -106,6 +113,20 @@ def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSe
     chosen = np.array(kept, np.intp)
     target = np.asarray(session.trials.target, float)[chosen]
     return TrialSet(session.counts[rows].astype(np.float32), rates[rows], session.kinematics[rows], target), chosen
+
+
+def _check_targets(session: Session, trials: Index) -> None:
+    """Refuse targets that cannot be navigated by."""
+    target = np.asarray(session.trials.target, float)
+    where = f"session {session.name!r}: trials.target"
+    if not 1 <= target.shape[1] <= MOST_COORDINATES:
+        raise AugmentationError(f"{where}: expected targets of 1 to {MOST_COORDINATES} coordinates, found {target.shape[1]}")
+    bad = [int(i) for i in trials if not np.isfinite(target[i]).all()]
+    if bad:
+        raise AugmentationError(
+            f"{where}: expected finite coordinates, found NaN or infinite ones for {len(bad)} of {len(trials)} trials, "
+            f"the first of them trial {bad[0]}"
+        )
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,17 @@ def test_what_a_session_lacks_is_said_in_a_sentence(small_days: Days) -> None:
         cut(replace(day, trials=replace(day.trials, target=None)), day.rewarded(), TINY)
     with pytest.raises(AugmentationError, match=r"at least 8 rewarded trials .*, found 3 of 3"):
         cut(day, day.rewarded()[:3], TINY)
+    assert day.trials.target is not None
+    lost = day.trials.target.copy()
+    lost[day.rewarded()[2], 0] = np.nan
+    with pytest.raises(AugmentationError, match=r"trials.target: expected finite coordinates, found NaN .* for 1 of"):
+        cut(replace(day, trials=replace(day.trials, target=lost)), day.rewarded(), TINY)
+    assert cut(replace(day, trials=replace(day.trials, target=lost)), day.rewarded()[3:], TINY)
+    many = np.repeat(day.trials.target, 2, axis=1)
+    with pytest.raises(AugmentationError, match="targets of 1 to 3 coordinates, found 4"):
+        cut(replace(day, trials=replace(day.trials, target=many)), day.rewarded(), TINY)
+    with pytest.raises(AugmentationError, match="bin width: expected at least"):
+        window_bins(TINY, 1e-300)
     with pytest.raises(AugmentationError, match="at least 8 bins"):
         window_bins(AugmentConfig(before_s=0.1, after_s=0.1), 0.05)
 
