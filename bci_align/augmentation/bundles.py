@@ -14,7 +14,7 @@ from bci_align.atomic import claim_directory
 from bci_align.augmentation.makers import screened
 from bci_align.augmentation.retrain import Choice, Ground, augmented, choose
 from bci_align.augmentation.store import Stored
-from bci_align.augmentation.trials import Index
+from bci_align.augmentation.trials import Index, TrialSet
 from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import RetrainConfig
 from bci_align.decoders import Floats
@@ -52,6 +52,7 @@ def retrain(
     check(bundle, session)
     if session.kinematics is None:
         raise AugmentationError(f"session {session.name!r}: kinematics: expected some to retrain on, found none")
+    cuts = None if stored is None else stored.cuts(session)  # first of all: another session's trials may not even be there
     manifest = bundle.manifest
     read_in = renormalise(bundle.read_in, unlabelled(session, trials, manifest.run_in))
     network, _ = bundle.models()
@@ -61,12 +62,12 @@ def retrain(
         return source.latents(network, counts, list(pairwise((0, *breaks, len(counts))))).double().numpy()
 
     ground = Ground(session, trials, features, np.array(manifest.scale), LAGS, manifest.run_in)
-    if stored is None:
+    if stored is None or cuts is None:
         out = _own_hold_out(len(trials), config.validation, seed)
         choice = choose(ground, np.setdiff1d(np.arange(len(trials)), out), out, None, config, {})
         weights = ground.fit(np.arange(len(trials)), None, 0.0, choice.ridge)
     else:
-        weights, choice = _with_model(ground, session, stored, targets, config, seed, progress)
+        weights, choice = _with_model(ground, session, stored, cuts, targets, config, seed, progress)
     record = {
         "method": "supervised retraining",
         "session": session.name,
@@ -93,13 +94,13 @@ def _with_model(
     ground: Ground,
     session: Session,
     stored: Stored,
+    cuts: TrialSet,
     targets: Floats | None,
     config: RetrainConfig,
     seed: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[Floats, Choice]:
     """Refit with generated trials: the twin proves the ratio on trials that it has not seen, then both of them are used."""
-    cuts = stored.cuts(session)
     if not np.array_equal(ground.trials, stored.model.trials):
         raise AugmentationError(
             f"session {session.name!r}: expected the {len(stored.model.trials)} trials that {stored.path} was trained on, "

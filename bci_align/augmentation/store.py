@@ -1,8 +1,7 @@
-"""Models of trials on disk: a directory written once, hashed, free of pickle; and the checkpoints of a training that goes on."""
+"""Models of trials on disk: a directory written once, hashed, free of pickle, and loaded only when every hash agrees."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +12,25 @@ import safetensors.torch
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from bci_align.atomic import write_directory, write_file
+from bci_align.atomic import write_directory
 from bci_align.augmentation.codes import CodeSpace, untrained
 from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
-from bci_align.augmentation.navigate import Navigator
+from bci_align.augmentation.navigate import AXES, Navigator
 from bci_align.augmentation.spikes import SpikeModel
-from bci_align.augmentation.trials import Scaler, TrialSet, cut, window_bins
-from bci_align.bundle.manifest import digest, read_bounded
+from bci_align.augmentation.trials import LEAST_BIN_S, Scaler, TrialSet, cut, window_bins
+from bci_align.bundle.manifest import MAX_FILE, digest, read_bounded
 from bci_align.config import AugmentConfig, Strict, explain
 from bci_align.errors import AugmentationError, MismatchError
+from bci_align.session.digest import digest as session_digest
 from bci_align.session.types import Session
 
-NAME = "model.json"
+NAME, SEAL = "model.json", "model.sha256"
+VERSION = 2
+MAX_MANIFEST = 4 * 2**20
+WHAT = "model of trials"
 TWINS = ("full", "proof")
 PARTS: dict[str, tuple[str, ...]] = {
     "navigator": ("mean", "sd", "centre", "directions", "precision", "limit", "targets"),
@@ -43,11 +46,12 @@ class ModelManifest(Strict):
     """The content of ``model.json``."""
 
     format: Literal["bci_align.trial_model"] = "bci_align.trial_model"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     session: str = Field(description="name of the session whose trials it knows")
-    counts_sha256: str = Field(description="fingerprint of that session")
+    session_sha256: str = Field(description="digest of all that session holds: counts, kinematics, trials, targets")
+    counts_sha256: str = Field(description="fingerprint of its counts alone, to tell other labels from another day")
     channels: tuple[str, ...] = Field(min_length=1, description="channel labels")
-    bin_s: float = Field(gt=0, description="bin width in seconds")
+    bin_s: float = Field(ge=LEAST_BIN_S, le=10, description="bin width in seconds")
     outputs: tuple[str, ...] = Field(min_length=1, description="names of the kinematics")
     units: tuple[str, ...] = Field(min_length=1, description="their units")
     variables: tuple[str, ...] = Field(min_length=1, description="variables that can be navigated by")
@@ -79,6 +83,11 @@ class Stored:
             if expected != found:
                 shown = (expected, found) if what != "channel labels" else ("the model's", "others")
                 raise MismatchError(f"session {session.name!r}: {what}: expected {shown[0]} as in {self.path}, found {shown[1]}")
+        if session.fingerprint() == m.counts_sha256 and session_digest(session) != m.session_sha256:
+            raise MismatchError(
+                f"session {session.name!r}: expected {m.session!r} as {self.path} was trained on it, "
+                "found the same counts with other kinematics, trials, targets or names"
+            )
         if session.fingerprint() != m.counts_sha256:
             raise MismatchError(
                 f"session {session.name!r}: expected {m.session!r}, the one {self.path} was trained on, found another: "
@@ -92,6 +101,7 @@ def save(model: Model, session: Session, path: Path) -> Stored:
     files = {f"{name}.safetensors": _pack(getattr(model, name)) for name in TWINS}
     manifest = ModelManifest(
         session=session.name,
+        session_sha256=session_digest(session),
         counts_sha256=session.fingerprint(),
         channels=session.channels,
         bin_s=session.bin_s,
@@ -108,7 +118,8 @@ def save(model: Model, session: Session, path: Path) -> Stored:
     with write_directory(path, error=AugmentationError) as temporary:
         for name, data in files.items():
             (temporary / name).write_bytes(data)
-        (temporary / NAME).write_text(text, encoding="utf-8")
+        (temporary / NAME).write_bytes(text.encode())
+        (temporary / SEAL).write_bytes(f"{digest(text.encode())}\n".encode("ascii"))
     return load(path)
 
 
@@ -116,25 +127,60 @@ def load(path: Path) -> Stored:
     """Load and verify the model in ``path``; :class:`AugmentationError` names the file that is missing, altered or malformed."""
     if not path.is_dir():
         raise AugmentationError(f"{path}: expected a model directory (bci-align augment train), found {_kind(path)}")
-    data = read_bounded(path / NAME)
-    try:
-        content = json.loads(data)
-        if not isinstance(content, dict) or content.get("format") != "bci_align.trial_model":
-            raise AugmentationError(f"{path / NAME}: expected format 'bci_align.trial_model', found something else")
-        manifest = ModelManifest.model_validate(content)
-    except ValidationError as e:
-        raise AugmentationError(f"{path / NAME}: {explain(ModelManifest, e)}") from None
-    except (ValueError, RecursionError) as e:
-        raise AugmentationError(f"{path / NAME}: expected JSON, found something else ({e})") from None
+    manifest, identity = _read_manifest(path)
     twins = []
     for name in TWINS:
         where = path / f"{name}.safetensors"
-        packed = read_bounded(where)
+        packed = _read(where)
         if digest(packed) != manifest.files.get(where.name):
             raise AugmentationError(f"{where}: expected the SHA-256 in {NAME}, found another; the file was altered")
         twins.append(_unpack(packed, manifest, where))
     model = Model(twins[0], twins[1], np.array(manifest.trials), np.array(manifest.held_out), manifest.config, manifest.seed)
-    return Stored(path, manifest, digest(data), model)
+    return Stored(path, manifest, identity, model)
+
+
+def _read(path: Path, most: int = MAX_FILE) -> bytes:
+    return read_bounded(path, most, WHAT, AugmentationError)
+
+
+def _read_manifest(path: Path) -> tuple[ModelManifest, str]:
+    where, data = path / NAME, _read(path / NAME, MAX_MANIFEST)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise AugmentationError(f"{where}: expected JSON, found something else ({e})") from None
+    if not isinstance(content, dict) or content.get("format") != "bci_align.trial_model":
+        raise AugmentationError(f"{where}: expected format 'bci_align.trial_model', found something else")
+    if content.get("version") != VERSION:
+        raise AugmentationError(
+            f"{where}: expected version {VERSION}, found {content.get('version')!r:.80}; "
+            "a model of another version of bci_align has to be trained again"
+        )
+    try:
+        seal = _read(path / SEAL, MAX_MANIFEST).decode(errors="replace").strip()
+        if seal != digest(data):
+            raise AugmentationError(f"{where}: expected SHA-256 {seal[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
+        manifest = ModelManifest.model_validate(content)
+    except ValidationError as e:
+        raise AugmentationError(f"{where}: {explain(ModelManifest, e)}") from None
+    if fault := _inconsistent(manifest):
+        raise AugmentationError(f"{where}: {fault}")
+    return manifest, digest(data)
+
+
+def _inconsistent(m: ModelManifest) -> str | None:
+    """What of a manifest contradicts itself: whom a seal does not stop is one who seals anew."""
+    n, k = len(m.trials), len(m.outputs)
+    if min(m.trials) < 0 or len(set(m.trials)) != n:
+        return "trials: expected different places in the session, found negative or repeated ones"
+    if not set(m.held_out) < set(range(n)) or len(set(m.held_out)) != len(m.held_out):
+        return f"held_out: expected some, not all, different places among {n} trials, found {list(m.held_out)!r:.80}"
+    if len(m.units) != k:
+        return f"units: expected {k} values, one per output, found {len(m.units)}"
+    known = {f"{kind} {axis}" for kind in ("target", "start") for axis in AXES} | {"speed"}
+    if not set(m.variables) <= known or len(set(m.variables)) != len(m.variables):
+        return f"variables: expected different ones of {', '.join(sorted(known))}, found {', '.join(m.variables)!r:.200}"
+    return None
 
 
 def _kind(path: Path) -> str:
@@ -163,14 +209,15 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
     config, channels = manifest.config, len(manifest.channels)
     bins = sum(window_bins(config, manifest.bin_s))
     encoder, diffusion = untrained(config, bins, channels, len(manifest.outputs))
-    try:
-        for name, net in (("encoder", encoder), ("diffusion", diffusion)):
-            net.load_state_dict({k.removeprefix(f"{name}."): v for k, v in t.items() if k.startswith(f"{name}.")})
-        a: dict[str, Any] = {k: v.numpy() for k, v in t.items()}
-        part = {p: {n: a[f"{p}.{n}"] for n in names} for p, names in PARTS.items()}
-        gain = a["gain"]
-    except (KeyError, RuntimeError) as e:
-        raise AugmentationError(f"{where}: does not fit its {NAME} ({str(e).splitlines()[0]})") from None
+    _fill(encoder, t, "encoder", where)
+    _fill(diffusion, t, "diffusion", where)
+    shapes = _shapes(manifest, t, config.code)
+    a: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        _fits(name, shape, t.get(name), where)
+        a[name] = t[name].numpy()
+    part = {p: {n: a[f"{p}.{n}"] for n in names} for p, names in PARTS.items()}
+    gain = a["gain"]
     limit = float(part["navigator"].pop("limit"))
     space = CodeSpace(
         encoder.eval().requires_grad_(False),
@@ -185,42 +232,47 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
     )
 
 
-def training_identity(session: Session, trials: Any, config: AugmentConfig, seed: int, how: str) -> str:
-    """What a checkpoint must belong to, as a SHA-256."""
-    facts = [session.fingerprint(), np.asarray(trials).tolist(), config.model_dump(mode="json"), seed, how, torch.__version__]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _fill(net: nn.Module, tensors: dict[str, Tensor], name: str, where: Path) -> None:
+    """Load the tensors that begin with ``name`` into ``net``, each of which must be there and of the right shape."""
+    wanted = {f"{name}.{k}": tuple(v.shape) for k, v in net.state_dict().items()}
+    for key, shape in wanted.items():
+        _fits(key, shape, tensors.get(key), where)
+    if extra := sorted(k for k in tensors if k.startswith(f"{name}.") and k not in wanted):
+        raise AugmentationError(f"{where}: does not fit its {NAME}: expected no tensor {extra[0]!r:.80}, found one")
+    net.load_state_dict({k.removeprefix(f"{name}."): tensors[k] for k in wanted})
 
 
-@dataclass(frozen=True)
-class CheckpointFile:
-    """A training's state in one safetensors file, written whole or not at all every ``every`` epochs.
+def _fits(name: str, shape: tuple[int, ...], tensor: Tensor | None, where: Path) -> None:
+    found = None if tensor is None else tuple(tensor.shape)
+    if found != shape:
+        raise AugmentationError(
+            f"{where}: does not fit its {NAME}: {name}: expected a tensor of shape {shape}, "
+            f"found {'none' if found is None else found}"
+        )
 
-    ``identity`` says which training it belongs to: a file of another one is refused, not continued.
-    """
 
-    path: Path
-    identity: str
-    every: int = 10
+def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor], code: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays beside the networks; how many targets and components there are, only the file can say."""
 
-    def load(self) -> dict[str, Tensor] | None:
-        if not self.path.exists():
-            return None
-        try:
-            with safetensors.safe_open(self.path, "pt") as f:
-                found = (f.metadata() or {}).get("identity")
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as e:
-            raise AugmentationError(f"{self.path}: not a checkpoint that can be read ({e}); delete it to begin anew") from None
-        if found != self.identity:
-            raise AugmentationError(
-                f"{self.path}: expected a checkpoint of this session, these trials, settings and seed, found another training's; "
-                "delete it to begin anew"
-            )
-        return tensors
+    def many(name: str) -> int:
+        return int(tensors[name].shape[0]) if name in tensors and tensors[name].ndim else 1
 
-    def save(self, state: dict[str, Tensor]) -> None:
-        if int(state["epoch"]) % self.every == 0:
-            with write_file(self.path, overwrite=True, error=AugmentationError) as temporary:
-                safetensors.torch.save_file(
-                    {k: v.detach().contiguous() for k, v in state.items()}, temporary, {"identity": self.identity}
-                )
+    c, v = len(manifest.channels), len(manifest.variables)
+    dims, k = sum(n.startswith("target ") for n in manifest.variables), many("prior.weights")
+    both = c + len(manifest.outputs)
+    return {
+        "gain": (c,),
+        "navigator.mean": (v,),
+        "navigator.sd": (v,),
+        "navigator.centre": (code,),
+        "navigator.directions": (v, code),
+        "navigator.precision": (code, code),
+        "navigator.limit": (),
+        "navigator.targets": (many("navigator.targets"), dims),
+        "prior.weights": (k,),
+        "prior.means": (k, code),
+        "prior.covariances": (k, code, code),
+        "scaler.mean": (both,),
+        "scaler.sd": (both,),
+        **{f"{name}.{what}": (c,) for name in ("spikes", "edited") for what in PARTS[name]},
+    }

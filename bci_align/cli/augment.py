@@ -16,6 +16,7 @@ from bci_align.config import load as load_config
 from bci_align.decoders import Floats
 from bci_align.errors import AugmentationError, ConfigError
 from bci_align.session import io
+from bci_align.session.digest import digest
 
 existing = click.Path(path_type=Path)
 
@@ -62,15 +63,16 @@ def train_command(
 
     An interrupted training leaves OUT.partial and goes on when the same command is given again, to the same result.
     """
+    from bci_align.augmentation.checkpoints import CheckpointFile, training_identity
     from bci_align.augmentation.model import train
-    from bci_align.augmentation.store import CheckpointFile, save, training_identity
+    from bci_align.augmentation.store import save
 
     settings = load_config(AugmentConfig, config) if config else AugmentConfig()
     claim_directory(out, error=AugmentationError)
     day = io.load(session)
     before = io.load(earlier) if earlier else None
     chosen = parse_trials(trials, day)
-    how = hold_out + ("" if before is None else before.fingerprint())
+    how = hold_out + ("" if before is None else digest(before))
     identity = training_identity(day, chosen, settings, seed, how)
     partial = out.with_name(out.name + ".partial")
     resumed = partial.is_dir()

@@ -1,15 +1,17 @@
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bci_align.augmentation import store
+from bci_align.augmentation import checkpoints, store
 from bci_align.augmentation.model import Model, hold_out, outermost, train
 from bci_align.augmentation.trials import TrialSet
-from bci_align.errors import AugmentationError, BciAlignError, MismatchError, SessionError
-from bci_align.session.types import GENERATED, Session
+from bci_align.errors import AugmentationError, MismatchError, SessionError
+from bci_align.session.types import GENERATED, Session, Trials
 
 from .conftest import TINY
 
@@ -42,7 +44,77 @@ def test_another_session_s_codes_are_refused(saved: store.Stored, small_days: Da
         saved.cuts(replace(day, bin_s=0.04))
 
 
-@pytest.mark.parametrize("name", ["model.json", "full.safetensors", "proof.safetensors"])
+def test_the_same_counts_with_other_labels_are_another_session(saved: store.Stored, small_days: Days) -> None:
+    day = small_days[0]
+    assert day.kinematics is not None and day.trials.target is not None
+    t = day.trials
+    fewer = Trials(t.start_s[:9], t.go_s[:9], t.end_s[:9], t.success[:9], t.target[:9])
+    others = (
+        replace(day, kinematics=-day.kinematics),
+        replace(day, trials=replace(t, target=-t.target)),
+        replace(day, trials=fewer),
+    )
+    for other in others:
+        with pytest.raises(MismatchError, match="found the same counts with other kinematics, trials, targets or names"):
+            saved.cuts(other)
+    ids = {checkpoints.training_identity(d, [0, 1], TINY, 0, "trials") for d in (day, *others)}
+    assert len(ids) == 4
+
+
+def copied(saved: store.Stored, to: Path) -> dict[str, Any]:
+    for file in saved.path.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    content: dict[str, Any] = json.loads((to / "model.json").read_bytes())
+    return content
+
+
+def sealed(content: dict[str, Any], to: Path) -> None:
+    data = json.dumps(content).encode()
+    (to / "model.json").write_bytes(data)
+    (to / "model.sha256").write_text(hashlib.sha256(data).hexdigest() + "\n")
+
+
+def test_an_edited_model_is_refused(saved: store.Stored, tmp_path: Path) -> None:
+    content = copied(saved, tmp_path)
+    store.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(content | {"held_out": [0, 1, 2]}))
+    with pytest.raises(AugmentationError, match=r"model.json: expected SHA-256 .* as in model.sha256"):
+        store.load(tmp_path)
+    sealed(content | {"version": 1}, tmp_path)
+    with pytest.raises(AugmentationError, match="expected version 2, found 1"):
+        store.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"held_out": [999]}, "held_out: expected some, not all"),
+        ({"held_out": [0, 0]}, "held_out: expected some, not all"),
+        ({"held_out": [-1]}, "held_out: expected some, not all"),
+        ({"trials": [0, 0]}, "trials: expected different places"),
+        ({"bin_s": 1e-300}, "bin_s"),
+        ({"variables": ["speed"]}, r"navigator.mean: expected a tensor of shape \(1,\), found \(5,\)"),
+        ({"variables": ["pace"]}, "variables: expected different ones of"),
+        ({"units": ["cm"]}, "units: expected 2 values"),
+    ],
+)
+def test_a_model_that_contradicts_itself_is_refused(
+    saved: store.Stored, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    sealed(copied(saved, tmp_path) | change, tmp_path)
+    with pytest.raises(AugmentationError, match=told):
+        store.load(tmp_path)
+
+
+def test_a_tensor_that_does_not_fit_is_named(saved: store.Stored, tmp_path: Path) -> None:
+    content = copied(saved, tmp_path)
+    content["config"]["code"] = 7
+    sealed(content, tmp_path)
+    with pytest.raises(AugmentationError, match=r"encoder\.\S+: expected a tensor of shape \(.*\), found \(.*\)$"):
+        store.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.sha256", "full.safetensors", "proof.safetensors"])
 def test_damage_is_seen_and_told(saved: store.Stored, tmp_path: Path, name: str) -> None:
     for file in saved.path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -54,7 +126,7 @@ def test_damage_is_seen_and_told(saved: store.Stored, tmp_path: Path, name: str)
     with pytest.raises(AugmentationError, match=name):
         store.load(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(BciAlignError, match=name):
+    with pytest.raises(AugmentationError, match=f"{name}: expected a plain file of the model of trials, found nothing"):
         store.load(tmp_path)
 
 
@@ -67,23 +139,23 @@ def test_an_interrupted_training_goes_on_to_the_same_model(
     small_days: Days, model: Model, cuts: TrialSet, tmp_path: Path
 ) -> None:
     day = small_days[0]
-    identity = store.training_identity(day, day.rewarded(), TINY, 0, "trials")
+    identity = checkpoints.training_identity(day, day.rewarded(), TINY, 0, "trials")
 
-    class Stops(store.CheckpointFile):
+    class Stops(checkpoints.CheckpointFile):
         def save(self, state: dict[str, object]) -> None:  # type: ignore[override]
             super().save(state)  # type: ignore[arg-type]
             if int(state["epoch"]) == 4:  # type: ignore[call-overload]
                 raise KeyboardInterrupt
 
-    def keep(kind: type[store.CheckpointFile]) -> object:
+    def keep(kind: type[checkpoints.CheckpointFile]) -> object:
         return lambda stage: kind(tmp_path / f"{stage}.safetensors", identity, 2)
 
     with pytest.raises(KeyboardInterrupt):
         train(day, day.rewarded(), TINY, 0, keep=keep(Stops))  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["all trials.safetensors"]
-    again = train(day, day.rewarded(), TINY, 0, keep=keep(store.CheckpointFile))  # type: ignore[arg-type]
+    again = train(day, day.rewarded(), TINY, 0, keep=keep(checkpoints.CheckpointFile))  # type: ignore[arg-type]
     assert np.array_equal(again.full.space.encode(cuts), model.full.space.encode(cuts))
-    other = store.CheckpointFile(tmp_path / "all trials.safetensors", "another")
+    other = checkpoints.CheckpointFile(tmp_path / "all trials.safetensors", "another")
     with pytest.raises(AugmentationError, match="found another training's; delete it"):
         other.load()
     (tmp_path / "all trials.safetensors").write_bytes(b"half a file")

@@ -104,18 +104,18 @@ def test_the_report_holds_every_measure_and_figure(work: Path, capsys: Capture) 
 
 
 def test_an_interrupted_training_goes_on(work: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bci_align.augmentation import store
+    from bci_align.augmentation import checkpoints
 
     words = ("augment", "train", work / "dayk.h5", "--out", work / "m2", "--config", work / "tiny.yaml", "--trials", ":30")
-    kept = store.CheckpointFile.save
+    kept = checkpoints.CheckpointFile.save
 
-    def stop(self: store.CheckpointFile, state: Any) -> None:
-        kept(store.CheckpointFile(self.path, self.identity, 1), state)
+    def stop(self: checkpoints.CheckpointFile, state: Any) -> None:
+        kept(checkpoints.CheckpointFile(self.path, self.identity, 1), state)
         if int(state["epoch"]) == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.CheckpointFile, "save", stop)
+        patch.setattr(checkpoints.CheckpointFile, "save", stop)
         assert main([str(w) for w in words]) == 130
     assert (work / "m2.partial").is_dir() and not (work / "m2").exists()
     capsys.readouterr()
