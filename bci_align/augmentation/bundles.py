@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,11 @@ def retrain(
         "seed": seed,
         "augmented_by": None if stored is None else stored.identity,
         "ratio": choice.ratio,
+        "generated_trials": choice.used,
+        "left_out_because": choice.reason or None,
         "ridge": choice.ridge,
         "held_out_r2": {f"{k:g}": round(v, 3) for k, v in choice.table.items()},
+        "gain": [round(v, 5) if isfinite(v) else None for v in (choice.gain, choice.error)],
         "yields": choice.yields,
     }
     made = save_generation(bundle, read_in, path, record, decoder=ground.decoder(weights))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from bci_align.session.types import Session
 RIDGES = (0.01, 0.03, 0.1, 0.3)
 """Ridges tried, per bin, in squared units of features; real trials alone are given the same choice."""
 
+LEAST_SHARE = 0.25
+"""Of the generated trials that the chosen ratio asks for: where the screen lets fewer through, none are taken."""
+
 Featured = Callable[[NDArray[np.float32], Sequence[int]], Floats]
 """Counts (T, C) and the bins before which lies a gap -> features (T, d): latents, or counts in units of noise."""
 
@@ -27,8 +30,10 @@ Featured = Callable[[NDArray[np.float32], Sequence[int]], Floats]
 class Choice:
     """How many generated trials per real one, and which ridge; ``table`` has R2 (%) on the held-out trials by ratio.
 
-    ``gain`` and ``error``: mean of the held-out trials' paired gain over no generated trials, and its standard error, in shares
-    of the variance. ``yields``: share of generated trials that passed each test.
+    ``gain`` and ``error``: mean of the held-out trials' paired gain of the best ratio over no generated trials, and its standard
+    error, in shares of the variance. ``yields``: share of generated trials that passed each test; of those that were used, or,
+    with none, of those that the decision was made on. ``used``: generated trials that the decoder was fitted on. ``reason``: why
+    a model's trials were left out, empty where they were not.
     """
 
     ratio: float
@@ -37,6 +42,16 @@ class Choice:
     gain: float
     error: float
     yields: dict[str, float] = field(default_factory=dict)
+    used: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Generated ``trials``, as many, and the ``sums`` over their bins."""
+
+    sums: Moments
+    trials: int
 
 
 class Ground:
@@ -55,9 +70,16 @@ class Ground:
         rows = [np.arange(*session.trial_bins(int(i))) for i in trials]
         self.designs = [lagged(f, r, lags, session.breaks) for r in rows]
         self.truths = [session.kinematics[r] / scale for r in rows]
+        spread = np.ptp(np.concatenate([session.kinematics[r] for r in rows]), axis=0)
+        for name, found in zip(session.kinematics_names, spread, strict=True):
+            if not found > 0:
+                raise AugmentationError(
+                    f"session {session.name!r}: kinematics: expected {name!r} to vary over the {len(trials)} trials, "
+                    "found a constant"
+                )
         self._sums: dict[bytes, Moments] = {}
 
-    def generated(self, trials: TrialSet) -> Moments | None:
+    def generated(self, trials: TrialSet) -> Made | None:
         """Sums of generated trials, without their run-in; None without trials."""
         if not len(trials):
             return None
@@ -70,13 +92,17 @@ class Ground:
             )
         rows = np.concatenate([np.arange(i * bins + self.run_in, (i + 1) * bins) for i in range(n)])
         y = windows_as_stream(trials.kinematics)[0][rows] / self.scale
-        return Moments.of(lagged(f, rows, self.lags, breaks), y)
+        return Made(Moments.of(lagged(f, rows, self.lags, breaks), y), n)
 
-    def fit(self, rows: Index, made: Moments | None, ratio: float, ridge: float) -> Floats:
-        """Weights from the real trials ``rows`` (indices) and ``ratio`` times their bins of generated ones."""
+    def fit(self, rows: Index, made: Made | None, ratio: float, ridge: float) -> Floats:
+        """Weights from the real trials ``rows`` (indices) and ``ratio`` times their bins of generated ones.
+
+        No generated trial weighs more than a real one does on average: where there are fewer than ``ratio`` asks for, their
+        share is smaller.
+        """
         real = self._real(rows)
         if made is not None and ratio > 0:
-            real = real.plus(made, ratio * real.bins / made.bins)
+            real = real.plus(made.sums, min(ratio, made.trials / len(rows)) * real.bins / made.sums.bins)
         return real.solve(ridge)
 
     def _real(self, rows: Index) -> Moments:
@@ -94,7 +120,12 @@ class Ground:
     def variation(self, rows: Index) -> float:
         """Summed squares of the truth of ``rows`` around its mean."""
         y = np.concatenate([self.truths[i] for i in rows])
-        return float(np.square(y - y.mean(0)).sum())
+        found = float(np.square(y - y.mean(0)).sum())
+        if not found > 0:
+            raise AugmentationError(
+                f"kinematics: expected some that vary over the {len(rows)} trials to score on, found constants"
+            )
+        return found
 
     def r2(self, weights: Floats, rows: Index) -> float:
         """R2 (%) over all bins of ``rows``, outputs weighed in units of ``scale``."""
@@ -106,7 +137,7 @@ class Ground:
 
 
 def choose(
-    ground: Ground, training: Index, held_out: Index, made: Moments | None, config: RetrainConfig, yields: dict[str, float]
+    ground: Ground, training: Index, held_out: Index, made: Made | None, config: RetrainConfig, yields: dict[str, float]
 ) -> Choice:
     """Choose ratio and ridge on ``held_out`` trials that neither the decoder nor what made ``made`` has seen.
 
@@ -121,13 +152,19 @@ def choose(
         ridge, errors = min(tried, key=lambda pair: float(pair[1].sum()))
         best[ratio] = (float(errors.sum()), ridge, errors)
     table = {r: 100 * (1 - e / (variation * len(held_out))) for r, (e, _, _) in best.items()}
-    ratio = min(best, key=lambda r: best[r][0])
-    paired = (best[0.0][2] - best[ratio][2]) / variation
+    offered = min((r for r in best if r > 0), key=lambda r: best[r][0], default=0.0)
+    paired = (best[0.0][2] - best[offered][2]) / variation
     gain = float(paired.mean())
     error = float(paired.std(ddof=1) / np.sqrt(len(paired))) if len(paired) > 1 else float("inf")
-    if ratio > 0 and not gain > error * float(student.ppf(config.confidence, max(len(paired) - 1, 1))):
-        ratio = 0.0
-    return Choice(ratio, best[ratio][1], table, gain, error, yields)
+    if offered > 0 and gain > error * float(student.ppf(config.confidence, max(len(paired) - 1, 1))):
+        return Choice(offered, best[offered][1], table, gain, error, yields)
+    if made is not None and not offered:
+        reason = "no ratio but 0 was tried"
+    elif made is not None:
+        reason = f"no sure gain on {len(held_out)} held-out trials ({100 * gain:.2g} +- {100 * error:.2g} points of R2 at best)"
+    else:
+        reason = "none of those to prove them on passed the screen" if yields else ""
+    return Choice(0.0, best[0.0][1], table, gain, error, yields, reason=reason)
 
 
 def counts_in_noise(counts: NDArray[np.float32], rows: Index) -> Featured:
@@ -157,16 +194,24 @@ def augmented(
     """Weights of the decoder refitted on all real trials with as many generated ones as ``held_out`` trials say, and that choice.
 
     ``proof`` has not seen the ``held_out`` trials (indices among the ground's), makes trials for ``proof_targets`` (those that it
-    is tried on) and decides the ratio; ``full`` then makes those for ``targets`` (m, D).
+    is tried on) and decides the ratio; ``full`` then makes those for ``targets`` (m, D). Where its screen lets through less than
+    :data:`LEAST_SHARE` of what that ratio asks for, none are used, and the choice says so.
     """
     every = np.arange(len(ground.trials))
     training = np.setdiff1d(every, held_out)
     made, yields = proof(proof_targets, _count(config, len(training), len(proof_targets)), seed)
     choice = choose(ground, training, held_out, ground.generated(made), config, yields)
-    pool = None
-    if choice.ratio > 0:
-        pool = ground.generated(full(targets, _count(config, len(every), len(targets)), seed + 1)[0])
-    return ground.fit(every, pool, choice.ratio, choice.ridge), choice
+    if choice.ratio == 0:
+        return ground.fit(every, None, 0.0, choice.ridge), choice
+    trials, yields = full(targets, _count(config, len(every), len(targets)), seed + 1)
+    asked = choice.ratio * len(every)
+    if len(trials) < max(LEAST_SHARE * asked, 1):
+        reason = f"{len(trials)} passed the screen, fewer than a quarter of the {asked:.0f} that were to be used"
+        alone = choose(ground, training, held_out, None, config, {}).ridge
+        choice = replace(choice, ratio=0.0, ridge=alone, yields=yields, reason=reason)
+        return ground.fit(every, None, 0.0, alone), choice
+    choice = replace(choice, yields=yields, used=len(trials))
+    return ground.fit(every, ground.generated(trials), choice.ratio, choice.ridge), choice
 
 
 def _count(config: RetrainConfig, real: int, targets: int) -> int:

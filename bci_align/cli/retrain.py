@@ -58,6 +58,8 @@ def retrain_command(
         "generation": made.manifest.generation,
         "trials": len(chosen),
         "ratio": choice.ratio,
+        "generated_trials": choice.used,
+        "left_out_because": choice.reason or None,
         "held_out_r2": {f"{k:g}": v for k, v in choice.table.items()},
         "gain": choice.gain,
         "gain_error": choice.error,
@@ -70,7 +72,8 @@ def retrain_command(
             ("generated per real trial", "R2 % of held-out trials"),
             *((f"{k:g}", f"{v:.2f}") for k, v in choice.table.items()),
         ]
-        told = f"{choice.ratio:g} generated trials per real one" if choice.ratio else "no generated trials: they did not help"
+        told = f"{choice.ratio:g} generated trials per real one, {choice.used} in all" if choice.ratio else "no generated trials"
+        told += f": {choice.reason}" if choice.reason else ""
         kept = "".join(f"\nlet through by {k}: {100 * v:.0f} %" for k, v in choice.yields.items())
         return f"{out}: written as generation {made.manifest.generation} ({len(chosen)} trials; {told})\n{table(rows)}{kept}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from bci_align.config.base import Strict
@@ -35,7 +37,7 @@ class RetrainConfig(Strict):
     """Refitting a bundle's decoder on labelled trials of a day, with generated trials or without."""
 
     validation: float = Field(0.25, gt=0, le=0.5, description="share of the trials that choose the ratio")
-    ratios: tuple[float, ...] = Field(
+    ratios: tuple[Annotated[float, Field(ge=0, le=20)], ...] = Field(
         (0.0, 0.25, 0.5, 1.0, 2.0), min_length=1, description="generated trials per real one, tried"
     )
     confidence: float = Field(
@@ -45,4 +47,3 @@ class RetrainConfig(Strict):
     tolerance: float = Field(
         1.0, gt=0, description="largest disagreement of ensemble and label that is let through, in standard deviations of both"
     )
-    support: float = Field(0.99, gt=0, lt=1, description="share of the training trials' codes that count as in support")

@@ -1,12 +1,15 @@
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.moments import Moments, as_wiener, lagged
-from bci_align.augmentation.retrain import Ground, augmented, choose, counts_in_noise
+from bci_align.augmentation.retrain import Ground, Maker, augmented, choose, counts_in_noise
 from bci_align.augmentation.screen import screen
 from bci_align.augmentation.trials import TrialSet, cut
 from bci_align.config import RetrainConfig
@@ -65,10 +68,13 @@ def test_trials_that_do_not_help_are_left_out(ground: Ground, cuts: TrialSet) ->
     for labels in (True, False):
         made = ground.generated(noise(cuts, 0, labels))
         found = choose(ground, training, out, made, RetrainConfig(), {})
-        assert found.ratio == 0
+        assert found.ratio == 0 and "no sure gain on" in found.reason and found.gain < 0 < found.error
         assert found.table[2.0] < found.table[0.0] - 1
     alone = choose(ground, training, out, None, RetrainConfig(), {})
-    assert alone.ratio == 0 and alone.ridge == found.ridge
+    assert alone.ratio == 0 and alone.ridge == found.ridge and alone.reason == ""
+    assert "passed the screen" in choose(ground, training, out, None, RetrainConfig(), {"kept": 0.0}).reason
+    only = choose(ground, training, out, made, RetrainConfig(ratios=(0.0,)), {"kept": 1.0})
+    assert only.ratio == 0 and only.reason == "no ratio but 0 was tried"
 
 
 def test_trials_that_help_are_taken(ground: Ground, cuts: TrialSet) -> None:
@@ -88,6 +94,56 @@ def test_trials_that_help_are_taken(ground: Ground, cuts: TrialSet) -> None:
     weights, choice = augmented(ground, out, maker, maker, targets[:2], targets[:3], RetrainConfig(), 0)
     assert weights.shape == (LAGS * cuts.counts.shape[2] + 1, 2)
     assert [n for n, _ in seen] == ([3, 2] if choice.ratio else [3])
+
+
+def test_a_screen_that_lets_too_few_through_is_told_and_none_are_used(ground: Ground, cuts: TrialSet) -> None:
+    """The ratio is proved on few real trials and many others; then the screen of the full generator lets hardly any pass."""
+    every = np.arange(len(ground.trials))
+    out, few = every[::2], every[1::2][:4]
+    rest = cuts.of(np.setdiff1d(every[1::2], few))
+    part = copy.copy(ground)
+    places = np.concatenate([few, out])
+    part.trials, part._sums = ground.trials[places], {}
+    part.designs, part.truths = ([a[i] for i in places] for a in (ground.designs, ground.truths))
+    held = np.arange(len(few), len(places))
+
+    def giving(trials: TrialSet, kept: float) -> Maker:
+        return lambda targets, count, seed: (trials, {"kept": kept})
+
+    targets = cuts.conditions()[0]
+    for some, n in ((rest.of(np.zeros(0, np.intp)), 0), (rest.of(np.arange(1)), 1), (rest, len(rest))):
+        weights, choice = augmented(
+            part, held, giving(rest, 0.9), giving(some, 0.1), targets, targets, RetrainConfig(ratios=(1,)), 0
+        )
+        assert choice.yields == {"kept": 0.1}
+        if n > 1:
+            assert (choice.ratio, choice.used, choice.reason) == (1.0, n, "")
+            continue
+        assert (choice.ratio, choice.used) == (0.0, 0)
+        assert choice.reason.startswith(f"{n} passed the screen, fewer than a quarter of the {len(places)} that")
+        np.testing.assert_array_equal(weights, part.fit(np.arange(len(places)), None, 0.0, choice.ridge))
+
+
+def test_no_generated_trial_weighs_more_than_a_real_one(ground: Ground, cuts: TrialSet) -> None:
+    rows, two = np.arange(10), ground.generated(cuts.of(np.arange(2)))
+    np.testing.assert_array_equal(ground.fit(rows, two, 20.0, 0.1), ground.fit(rows, two, 0.2, 0.1))
+    assert not np.array_equal(ground.fit(rows, two, 0.2, 0.1), ground.fit(rows, two, 0.1, 0.1))
+
+
+def test_a_behaviour_that_does_not_vary_is_named(small_days: tuple[Session, Session], ground: Ground) -> None:
+    day = small_days[0]
+    assert day.kinematics is not None
+    for k, name in ((1, day.kinematics_names[1]), (slice(None), day.kinematics_names[0])):
+        still = day.kinematics.copy()
+        still[:, k] = 2.0
+        with pytest.raises(AugmentationError, match=f"expected '{name}' to vary over the {len(ground.trials)} trials"):
+            Ground(replace(day, kinematics=still), ground.trials, ground.featured, ground.scale, LAGS)
+
+
+@pytest.mark.parametrize("ratio", [-1, 1e300, 20.5])
+def test_ratios_that_nobody_means_are_refused(ratio: float) -> None:
+    with pytest.raises(ValidationError, match="ratios"):
+        RetrainConfig(ratios=(ratio,))
 
 
 def test_windows_shorter_than_the_run_in_are_refused(ground: Ground, cuts: TrialSet) -> None:
