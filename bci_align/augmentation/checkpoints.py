@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from bci_align.atomic import write_file
+from bci_align.atomic import TEMPORARY, write_file
 from bci_align.config import AugmentConfig
 from bci_align.errors import AugmentationError
 from bci_align.session.digest import digest as session_digest
@@ -39,7 +40,7 @@ class CheckpointFile:
     every: int = 10
 
     def load(self) -> dict[str, Tensor] | None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None
         try:
             with safetensors.safe_open(self.path, "pt") as f:
@@ -56,7 +57,65 @@ class CheckpointFile:
 
     def save(self, state: dict[str, Tensor]) -> None:
         if int(state["epoch"]) % self.every == 0:
+            try:
+                self.path.parent.mkdir(exist_ok=True)
+            except OSError as e:
+                raise AugmentationError(f"{self.path.parent}: checkpoints cannot be written ({e.strerror or e})") from None
             with write_file(self.path, overwrite=True, error=AugmentationError) as temporary:
                 safetensors.torch.save_file(
                     {k: v.detach().contiguous() for k, v in state.items()}, temporary, {"identity": self.identity}
                 )
+
+
+STAGES = ("all trials", "held out")
+"""Trainings of a model, in turn."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The directory that holds the checkpoints of a model's trainings until it is written: made with the first of them.
+
+    Another's files in it are never touched, and the directory itself goes only when it is empty.
+    """
+
+    path: Path
+    identity: str
+
+    @classmethod
+    def beside(cls, out: Path, identity: str) -> Partial:
+        """``OUT.partial``; :class:`AugmentationError` where it could not be made."""
+        path = out.with_name(out.name + ".partial")
+        if os.path.lexists(path) and not path.is_dir():
+            raise AugmentationError(f"{path}: expected nothing or the checkpoints of an interrupted training, found a file")
+        if not path.is_dir():
+            try:  # told at the start, not after the first epochs
+                path.mkdir()
+                path.rmdir()
+            except OSError as e:
+                raise AugmentationError(f"{out}: cannot be written ({e.strerror or e})") from None
+        return cls(path, identity)
+
+    def file(self, stage: str) -> CheckpointFile:
+        """Where the training ``stage`` keeps its state."""
+        return CheckpointFile(self.path / f"{stage.replace(' ', '_')}.safetensors", self.identity)
+
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier run left checkpoints."""
+        return any(self.file(stage).path.exists() for stage in STAGES)
+
+    def clear(self) -> None:
+        """Delete the checkpoints, what a killed writer left of them, and the directory if nothing else is in it."""
+        if not self.path.is_dir():
+            return
+        try:
+            for stage in STAGES:
+                mine = self.file(stage).path
+                for file in (mine, *self.path.glob(f"{TEMPORARY}*-{mine.name}")):
+                    file.unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+        except OSError as e:
+            raise AugmentationError(
+                f"{self.path}: the model is written, but these checkpoints stay ({e.strerror or e})"
+            ) from None

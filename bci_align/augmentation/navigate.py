@@ -24,6 +24,9 @@ RIDGE = 1e-2
 REACH = 1.25
 """Targets may lie this much farther from the middle of the workspace than the farthest that was trained on."""
 
+FREE = 3.0
+"""Standard deviations of a variable within which codes are in support, and by which it may be moved."""
+
 
 def variables(trials: TrialSet, before: int) -> dict[str, Floats]:
     """Behavioural variables of every trial, (n,) each: ``target x`` ..., ``start x`` ..., ``speed``.
@@ -99,6 +102,16 @@ class Navigator:
         moved: Array = (codes + step).astype(np.float32)
         return moved
 
+    def check_move(self, name: str, by: float) -> None:
+        """Refuse to move ``name`` by more than :data:`FREE` of its standard deviations, naming the most that is supported."""
+        self.direction(name)
+        most = FREE * float(self.sd[self.names.index(name)])
+        if not abs(by) <= most:  # NaN, too
+            raise AugmentationError(
+                f"move of {name!r} by {by:.4g}: outside the support; largest supported {np.copysign(most, by):.4g} "
+                f"({FREE:g} standard deviations of the training trials)"
+            )
+
     def to_target(self, codes: Array, now: Floats, to: Floats) -> Array:
         """Move ``codes`` (n, L) of trials with targets ``now`` (n, D) to the targets ``to`` (n, D)."""
         for i, axis in zip(range(to.shape[1]), AXES, strict=False):
@@ -120,10 +133,12 @@ class Navigator:
                     f"target {_point(t)}: expected {dims} coordinates as in the training session, found {len(t)}"
                 )
             middle, radius = self.ball()
-            distance = float(np.linalg.norm(t - middle))
-            if not distance <= radius:  # NaN, too
-                near = middle + (t - middle) * radius / distance if np.isfinite(distance) and distance > 0 else middle
-                trained = self.targets[np.argmin(np.linalg.norm(self.targets - np.nan_to_num(t), axis=1))]
+            # no farther than arithmetic goes; a direction stays one
+            far = np.clip(np.nan_to_num(t), middle - 1e6 * (radius or 1.0), middle + 1e6 * (radius or 1.0))
+            distance = float(np.linalg.norm(far - middle))
+            if np.isnan(t).any() or distance > radius:
+                near = middle + (far - middle) * radius / distance if distance > radius else middle
+                trained = self.targets[np.argmin(np.linalg.norm(self.targets - far, axis=1))]
                 raise AugmentationError(
                     f"target {_point(t)}: outside the support (at most {radius:.4g} from {_point(middle)}); nearest supported "
                     f"{_point(near)}, nearest trained {_point(trained)}"
@@ -155,7 +170,7 @@ class Navigator:
         basis = np.array(others).reshape(-1, left.shape[1])
         if len(basis):
             gram = basis @ self.precision @ basis.T + 1e-9 * np.eye(len(basis))
-            amount = np.clip(left @ self.precision @ basis.T @ np.linalg.pinv(gram), -3, 3)
+            amount = np.clip(left @ self.precision @ basis.T @ np.linalg.pinv(gram), -FREE, FREE)
             left = left - amount @ basis
         return np.sqrt(np.einsum("ni,ij,nj->n", left, self.precision, left))
 

@@ -47,6 +47,9 @@ def test_a_target_without_trials_is_reached_by_going_on() -> None:
         nav.check(np.array([[14.0, 0.0]]))
     with pytest.raises(AugmentationError, match="outside the support"):
         nav.check(np.array([[np.nan, 0.0]]))
+    for away in (1e30, 1e308, np.inf):
+        with pytest.raises(AugmentationError, match=r"nearest supported \(0, -12.5\), nearest trained \(\S+, -10\)"):
+            nav.check(np.array([[0.0, -away]]))
     with pytest.raises(AugmentationError, match="expected 2 coordinates"):
         nav.check(np.array([[1.0, 0.0, 0.0]]))
 
@@ -79,3 +82,15 @@ def test_trials_to_start_from_are_the_target_s_own_or_the_nearest() -> None:
     rows, to = start_from(other, np.array([[10.0, 0.0]]), 50, rng, nearest=2)
     assert set(np.round(other.target[rows, 0], 2)) == {7.07}
     assert len(rows) == len(to) == 50
+
+
+def test_a_move_beyond_what_trials_show_is_refused() -> None:
+    codes, trials, _ = known()
+    nav = Navigator.fit(codes, trials, 8)
+    most = 3 * float(nav.sd[nav.names.index("speed")])
+    nav.check_move("speed", -0.99 * most)
+    for by in (1.01 * most, -1e30, np.nan):
+        with pytest.raises(AugmentationError, match=f"outside the support; largest supported -?{most:.4g} "):
+            nav.check_move("speed", by)
+    with pytest.raises(AugmentationError, match="did you mean 'speed'"):
+        nav.check_move("sped", 0.0)
