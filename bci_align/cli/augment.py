@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,24 @@ def parse_targets(text: str) -> Floats:
         rows = []
     if not rows or len({len(r) for r in rows}) != 1:
         raise ConfigError(f"--targets: expected points such as '10,0; 0,-10', found {text!r}")
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"--targets: expected finite coordinates, found {text!r}")
     return np.array(rows)
+
+
+def parse_moves(moves: tuple[str, ...]) -> dict[str, float]:
+    """How far every named variable is to be moved, of ``"NAME=BY"``; several moves of one add up."""
+    found: dict[str, float] = {}
+    for move in moves:
+        name, _, by = move.partition("=")
+        try:
+            amount = float(by)
+        except ValueError:
+            raise ConfigError(f"--move: expected NAME=BY such as 'speed=0.5', found {move!r}") from None
+        if not math.isfinite(amount):
+            raise ConfigError(f"--move: expected a finite number, found {move!r}")
+        found[name.strip()] = found.get(name.strip(), 0.0) + amount
+    return found
 
 
 @click.group("augment")
@@ -63,7 +80,7 @@ def train_command(
 
     An interrupted training leaves OUT.partial and goes on when the same command is given again, to the same result.
     """
-    from bci_align.augmentation.checkpoints import CheckpointFile, training_identity
+    from bci_align.augmentation.checkpoints import Partial, training_identity
     from bci_align.augmentation.model import train
     from bci_align.augmentation.store import save
 
@@ -74,17 +91,14 @@ def train_command(
     chosen = parse_trials(trials, day)
     how = hold_out + ("" if before is None else digest(before))
     identity = training_identity(day, chosen, settings, seed, how)
-    partial = out.with_name(out.name + ".partial")
-    resumed = partial.is_dir()
-    partial.mkdir(exist_ok=True)
-
-    def keep(stage: str) -> CheckpointFile:
-        return CheckpointFile(partial / f"{stage.replace(' ', '_')}.safetensors", identity)
-
+    partial = Partial.beside(out, identity)
+    resumed = partial.begun
     with staged_progress(as_json) as progress:
-        made = train(day, chosen, settings, seed, "target" if hold_out == "target" else "trials", 0.25, progress, keep, before)
+        made = train(
+            day, chosen, settings, seed, "target" if hold_out == "target" else "trials", 0.25, progress, partial.file, before
+        )
     stored = save(made, day, out)
-    shutil.rmtree(partial)
+    partial.clear()
     result: dict[str, Any] = {
         "model": str(out),
         "trials": len(made.trials),
@@ -135,15 +149,24 @@ def generate_command(
     With --targets the codes of real trials are moved to them, the trials in equal parts; targets outside the support are refused.
     """
     from bci_align.augmentation.as_session import as_session
-    from bci_align.augmentation.navigate import start_from
+    from bci_align.augmentation.navigate import AXES, start_from
+    from bci_align.augmentation.screen import SLACK
     from bci_align.augmentation.store import load
     from bci_align.augmentation.trials import window_bins
 
     if out.exists() and not force:
         raise AugmentationError(f"{out}: already exists and is not overwritten unless told to (--force)")
+    if out.exists() and session.exists() and out.samefile(session):
+        raise AugmentationError(
+            f"{out}: expected another file than the recorded session --like, found the same; it is never replaced"
+        )
+    if out.resolve().parent == model.resolve():
+        raise AugmentationError(f"{out}: expected a file outside the model's directory, found one in it")
     stored, day = load(model), io.load(session)
     cuts, generator = stored.cuts(day), stored.model.full
-    wanted = None if targets is None else parse_targets(targets)
+    wanted, asked = None if targets is None else parse_targets(targets), parse_moves(moves)
+    for name, amount in asked.items():
+        generator.navigator.check_move(name, amount)
     if wanted is None:
         codes = generator.prior.draw(count, np.random.default_rng(seed))
         to = generator.target_of(codes)
@@ -154,19 +177,19 @@ def generate_command(
         order = np.argsort(np.tile(np.arange(each), len(wanted)), kind="stable")[:count]  # dealt out evenly
         rows, to = rows[order], to[order]
         codes = generator.navigator.to_target(generator.space.encode(cuts.of(rows)), cuts.target[rows], to)
-    for move in moves:
-        name, _, by = move.partition("=")
-        try:
-            amount = float(by)
-        except ValueError:
-            raise ConfigError(f"--move: expected NAME=BY such as 'speed=0.5', found {move!r}") from None
-        codes = generator.navigator.move(codes, name.strip(), amount)
+    for name, amount in asked.items():
+        codes = generator.navigator.move(codes, name, amount)
+        if name.startswith("target "):  # the trials are for the target that their codes are moved to
+            to = to + amount * (np.arange(to.shape[1]) == AXES.index(name[-1]))
+    if wanted is not None:
+        generator.navigator.check(np.unique(np.round(to, 6), axis=0))
+    inside = float((generator.navigator.distance(codes, to) <= SLACK * generator.navigator.limit).mean())
+    if not inside:
+        raise AugmentationError(f"{out}: not written, as none of {count} codes is in support; ask for targets or smaller moves")
     made = generator.of_codes(codes, to, seed, spikes == "poisson")
     how = f"by model {stored.identity[:12]} of session {day.name!r}, seed {seed}"
     before = window_bins(stored.manifest.config, day.bin_s)[0]
     io.save(as_session(made, day, before, out.stem, how), out, overwrite=force)
-    distance = generator.navigator.distance(codes, to)
-    inside = float((distance <= 1.25 * generator.navigator.limit).mean())
     result = {"session": str(out), "trials": count, "in_support": inside, "seed": seed, "generated": how}
     emit(result, as_json, lambda: f"{out}: written, {count} generated trials ({100 * inside:.0f} % of codes in support)\n  {how}")
 

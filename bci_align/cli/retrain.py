@@ -12,6 +12,7 @@ from bci_align.cli.augment import parse_targets
 from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
 from bci_align.config import RetrainConfig
 from bci_align.config import load as load_config
+from bci_align.errors import ConfigError
 from bci_align.session import io
 
 
@@ -44,13 +45,15 @@ def retrain_command(
     from bci_align.augmentation.bundles import retrain
     from bci_align.augmentation.store import load
 
+    if targets is not None and augment is None:
+        raise ConfigError("--targets: expected --augment MODEL with it, as only a model generates for them, found none")
+    wanted = None if targets is None else parse_targets(targets)
     settings = load_config(RetrainConfig, config) if config else RetrainConfig()
     loaded, day = load_bundle(bundle), io.load(session)
     stored = load(augment) if augment else None
     chosen = parse_trials(trials, day)
     if stored is not None and trials == ":":
         chosen = stored.model.trials
-    wanted = parse_targets(targets) if targets else None
     with staged_progress(as_json) as progress:
         made, choice = retrain(loaded, day, chosen, stored, wanted, settings, seed, out, progress)
     result: dict[str, Any] = {

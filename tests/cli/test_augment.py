@@ -1,15 +1,18 @@
 """From a session to generated trials and a retrained bundle, by commands alone; and what they refuse."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bci_align.augmentation import checkpoints
 from bci_align.bundle.store import Bundle
 from bci_align.cli.main import main
 from bci_align.session import io
-from bci_align.session.types import GENERATED, Session
+from bci_align.session.types import GENERATED, Session, Trials
 
 pytestmark = pytest.mark.computes
 
@@ -87,12 +90,87 @@ def test_what_does_not_fit_is_one_sentence(work: Path, small_bundle: Bundle, cap
     assert "expected points such as" in fault(capsys, *generate, work / "dayk.h5", "--targets", "east")
     assert "did you mean 'speed'" in fault(capsys, *generate, work / "dayk.h5", "--move", "sped=1")
     assert "expected NAME=BY" in fault(capsys, *generate, work / "dayk.h5", "--move", "speed")
+    assert "outside the support; largest supported" in fault(capsys, *generate, work / "dayk.h5", "--move", "speed=50000")
+    for by in ("nan", "inf"):
+        assert "expected a finite number" in fault(capsys, *generate, work / "dayk.h5", "--move", f"speed={by}")
+    assert "expected finite coordinates" in fault(capsys, *generate, work / "dayk.h5", "--targets", "inf,0")
     assert not (work / "no.h5").exists()
     few = ("augment", "train", work / "dayk.h5", "--out", work / "few", "--config", work / "tiny.yaml", "--trials", ":5")
     assert "at least 8 rewarded trials" in fault(capsys, *few)
+    assert not (work / "few").exists() and not (work / "few.partial").exists()
+    plain = ("retrain", small_bundle.path, work / "dayk.h5", "--out", work / "no", "--targets")
+    assert "expected --augment MODEL with it" in fault(capsys, *plain, "10,0")
+    assert "expected points such as" in fault(capsys, *plain, "", "--augment", work / "m")
     other = ("retrain", small_bundle.path, work / "dayk.h5", "--augment", work / "m", "--trials", ":20", "--out", work / "no")
     assert "expected the 30 trials that" in fault(capsys, *other)
     assert "already exists" in fault(capsys, "augment", "train", work / "dayk.h5", "--out", work / "m")
+
+
+def test_the_same_counts_with_other_labels_are_refused(work: Path, small_bundle: Bundle, capsys: Capture) -> None:
+    day = io.load(work / "dayk.h5")
+    assert day.kinematics is not None and day.trials.target is not None
+    t = day.trials
+    fewer = Trials(t.start_s[:9], t.go_s[:9], t.end_s[:9], t.success[:9], t.target[:9])
+    for name, other in (
+        ("negated", replace(day, kinematics=-day.kinematics, trials=replace(t, target=-day.trials.target))),
+        ("fewer", replace(day, trials=fewer)),
+    ):
+        io.save(other, work / f"{name}.h5")
+        for words in (
+            ("augment", "generate", work / "m", "--like", work / f"{name}.h5", "--out", work / "no.h5"),
+            ("retrain", small_bundle.path, work / f"{name}.h5", "--augment", work / "m", "--out", work / "no"),
+            ("augment", "report", work / "m", work / f"{name}.h5", "--out", work / "no"),
+        ):
+            assert "found the same counts with other kinematics, trials" in fault(capsys, *words), words
+    assert not (work / "no").exists() and not (work / "no.h5").exists()
+
+
+def test_a_recorded_day_and_a_model_are_never_replaced(work: Path, capsys: Capture) -> None:
+    day = work / "dayk.h5"
+    before = day.read_bytes()
+    (work / "link.h5").symlink_to(day)
+    generate = ("augment", "generate", work / "m", "--force", "--like", day, "--out")
+    for out in (day, work / "m" / ".." / "dayk.h5", work / "link.h5"):
+        assert "expected another file than the recorded session" in fault(capsys, *generate, out)
+    assert "outside the model's directory" in fault(capsys, *generate, work / "m" / "model.json")
+    assert day.read_bytes() == before
+
+
+def test_a_target_that_is_moved_is_the_one_that_trials_are_for(work: Path, capsys: Capture) -> None:
+    day = io.load(work / "dayk.h5")
+    assert day.trials.target is not None
+    x, y = day.trials.target[day.rewarded()[0]]
+    by = -0.2 * x if abs(x) > 1 else 0.5
+    ok(capsys, "augment", "generate", work / "m", "--like", work / "dayk.h5", "--out", work / "moved.h5", "--targets", f"{x},{y}",
+       "--trials", 2, "--move", f"target x={by}")  # fmt: skip
+    made = io.load(work / "moved.h5").trials.target
+    assert made is not None and made[0] == pytest.approx([x + by, y])
+    far = ("augment", "generate", work / "m", "--like", work / "dayk.h5", "--out", work / "no.h5", "--targets", f"{x},{y}")
+    assert "outside the support" in fault(capsys, *far, "--move", f"target y={np.copysign(8, y)}")
+
+
+def test_another_s_directory_is_left_alone(work: Path, capsys: Capture) -> None:
+    train = ("augment", "train", work / "dayk.h5", "--config", work / "tiny.yaml", "--trials", ":30", "--out")
+    (work / "m3.partial").write_text("a file")
+    assert "checkpoints of an interrupted training, found a file" in fault(capsys, *train, work / "m3")
+    (work / "m3.partial").unlink()
+    (work / "m3.partial").mkdir()
+    (work / "m3.partial" / "notes.txt").write_text("mine")
+    made = ok(capsys, *train, work / "m3")
+    assert made["resumed"] is False
+    assert [p.name for p in (work / "m3.partial").iterdir()] == ["notes.txt"]
+
+
+def test_where_nothing_can_be_written_is_said_before_training(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def full(self: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Path, "mkdir", lambda self, *a, **k: full(self) if self.suffix == ".partial" else None)
+        told = fault(capsys, "augment", "train", work / "dayk.h5", "--config", work / "tiny.yaml", "--out", work / "m4")
+    assert "m4: cannot be written (No space left on device)" in told
 
 
 def test_the_report_holds_every_measure_and_figure(work: Path, capsys: Capture) -> None:
@@ -104,8 +182,6 @@ def test_the_report_holds_every_measure_and_figure(work: Path, capsys: Capture) 
 
 
 def test_an_interrupted_training_goes_on(work: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bci_align.augmentation import checkpoints
-
     words = ("augment", "train", work / "dayk.h5", "--out", work / "m2", "--config", work / "tiny.yaml", "--trials", ":30")
     kept = checkpoints.CheckpointFile.save
 
