@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bci_align.config.interpretation import BehaviourConfig
 from bci_align.errors import InterpretationError
-from bci_align.session.types import Session
+from bci_align.session.types import Session, refuse_generated
 from bci_align.training import source_split
 
 Array = NDArray[np.float32]
@@ -113,7 +113,8 @@ class FactorDay:
 
     @classmethod
     def later(cls, session: Session, wanted: Mapping[str, BehaviourConfig], trials: NDArray[np.intp]) -> FactorDay:
-        """Take a later day, of which nothing is fitted and ``trials`` (indices) are scored."""
+        """Take a later day, of which nothing is fitted and ``trials`` (indices) are scored; generated ones are no evidence."""
+        refuse_generated(session, "judging an alignment")
         values, names = behaviours(session, wanted)
         bins = np.array([session.trial_bins(int(i)) for i in trials], np.int64)
         return cls(session.counts, values, names, bins, np.ones(len(trials), np.bool_), session.breaks, session.bin_s)

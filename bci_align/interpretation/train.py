@@ -22,7 +22,7 @@ from bci_align.interpretation.scene import Scene, render, set_scene
 from bci_align.interpretation.store import FactorManifest, FactorModel, FilmShape, save_model
 from bci_align.interpretation.video import per_bin, read_frames
 from bci_align.models.factor_vae import FactorVAE
-from bci_align.session.types import Session
+from bci_align.session.types import Session, refuse_generated
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,6 +43,7 @@ def train_model(
     drawn. ``film=False`` leaves films out. ``progress(stage, done, total)`` is called all along. CPU seconds of both trainings
     are in the manifest. Every fault is one sentence (:class:`InterpretationError`), and nothing is left half written.
     """
+    refuse_generated(session, "training a factor model")
     path = claim_directory(path, error=InterpretationError)
     rewarded = len(session.rewarded())
     if rewarded < config.factors.min_trials:

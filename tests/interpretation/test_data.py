@@ -1,12 +1,14 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bci_align.config import BehaviourConfig
-from bci_align.errors import InterpretationError
+from bci_align.config import BehaviourConfig, ExplainConfig
+from bci_align.errors import InterpretationError, SessionError
 from bci_align.interpretation.data import FactorDay, behaviours, scale, standard
-from bci_align.session.types import Session
+from bci_align.interpretation.train import train_model
+from bci_align.session.types import GENERATED, Session
 from bci_align_sim.mixed import mixed_day
 
 
@@ -82,3 +84,12 @@ def test_trials_are_whole_and_held_out_ones_apart(day: Session) -> None:
     assert len(made.cut(False)) == 9
     again = FactorDay.of(day, None, 0.25, 1)
     assert (made.held_out != again.held_out).any()
+
+
+def test_generated_trials_are_no_evidence(day: Session, tmp_path: Path) -> None:
+    made = replace(day, meta=day.meta | {GENERATED: "a model's"})
+    with pytest.raises(SessionError, match=r"judging an alignment: expected recorded trials, found generated ones \(a model's\)"):
+        FactorDay.later(made, standard(made), made.rewarded())
+    with pytest.raises(SessionError, match="training a factor model: expected recorded trials, found generated ones"):
+        train_model(made, ExplainConfig(), 0, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
