@@ -88,7 +88,7 @@ def report_command(
         given, wanted = ("--bundle", "--session") if bundles else ("--session", "--bundle")
         raise ConfigError(f"{wanted}: expected one beside {given}, to compare two bundles on a later day, found none")
     from bci_align.bundle.store import load_bundle
-    from bci_align.interpretation.carried import check_bundle, check_day, compare
+    from bci_align.interpretation.carried import check_bundle, check_day, check_units, compare
     from bci_align.interpretation.data import FactorDay
     from bci_align.interpretation.store import load_model
     from bci_align.report.explained import explain, lines, write_page
@@ -105,6 +105,7 @@ def report_command(
             raise MismatchError(
                 f"{after.path}: expected {before.manifest.latents} latents as in {before.path}, found {after.manifest.latents}"
             )
+        check_units(day, m.units)
         later = FactorDay.later(day, m.behaviours, parse_trials(trials, day))
         carried = compare(loaded.network, loaded.day, (before, after), later, level)
     result = explain(loaded, carried, level)

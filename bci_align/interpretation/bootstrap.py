@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.interpretation.data import FactorDay
+from bci_align.errors import InterpretationError
+from bci_align.interpretation.data import FactorDay, FactorTrials
 from bci_align.interpretation.factors import read_factors
 from bci_align.models.factor_vae import FactorVAE
 
@@ -20,13 +21,15 @@ Floats = NDArray[np.float64]
 
 DRAWS = 2000
 """Resamplings of the trials."""
+ROUNDING = 1e-12
+"""Share of a behaviour's sum of squares below which its spread is the rounding of its sums."""
 LEVEL = 0.99
 """Share of the resamplings inside an interval. An accusation should be wrong once in a hundred, not once in twenty."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An R2, or a difference of two, with its trial-bootstrap interval."""
+    """A finite R2, or a difference of two, with its trial-bootstrap interval."""
 
     value: float
     low: float
@@ -60,10 +63,32 @@ def sums(z: Sequence[Floats], u: Sequence[Floats], lines: Floats) -> Floats:
 
 
 def r2(total: Floats) -> Floats:
-    """R2 (..., D, B) of sums (..., 4, D, B)."""
+    """R2 (..., D, B) of sums (..., 4, D, B); NaN where the behaviour is constant, but for rounding, or nowhere labelled."""
     n, s, ss, error = np.moveaxis(total, -3, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(1 - error / (ss - s**2 / n))
+    spread = ss - s**2 / np.maximum(n, 1)
+    varies = spread > ROUNDING * ss
+    return np.where(varies, 1 - error / np.where(varies, spread, 1.0), np.nan)
+
+
+def check_resamples(trials: FactorTrials, where: str, which: str, seed: int = 0) -> None:
+    """Refuse a behaviour that is constant in a resampling of ``trials``: no interval of its R2 can be told.
+
+    These are the resamplings of :func:`own_intervals` with the same seed.
+    """
+    none = [np.zeros((len(b), 1)) for b in trials.behaviours]
+    lines = np.zeros((2, 1, len(trials.names)))
+    drawn = bootstrap(sums(none, [b.astype(np.float64) for b in trials.behaviours], lines), np.random.default_rng(seed))
+    for k, name in enumerate(trials.names):
+        _check_finite(drawn[:, 0, k], f"{where}: behaviour {name!r}", which)
+
+
+def _check_finite(draws: Floats, what: str, which: str) -> None:
+    wrong = int((~np.isfinite(draws)).sum())
+    if wrong:
+        raise InterpretationError(
+            f"{what}: expected values that vary in every resampling of the {which} trials, found none, or no finite R2, "
+            f"in {wrong} of {draws.size}"
+        )
 
 
 def _draw(n: int, rng: np.random.Generator) -> Floats:
@@ -81,8 +106,9 @@ def paired(before: Floats, after: Floats, rng: np.random.Generator) -> tuple[Flo
     return r2(np.tensordot(weights, before, 1)), r2(np.tensordot(weights, after, 1))
 
 
-def interval(value: float, draws: Floats, level: float = LEVEL) -> Interval:
-    """``value`` with the central ``level`` of its ``draws``."""
+def interval(value: float, draws: Floats, level: float = LEVEL, what: str = "R2", which: str = "held-out") -> Interval:
+    """``value`` with the central ``level`` of its ``draws``; :class:`InterpretationError` names ``what`` if any is not finite."""
+    _check_finite(np.append(draws, value), what, which)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high))
 
@@ -97,4 +123,4 @@ def own_intervals(network: FactorVAE, day: FactorDay, level: float = LEVEL, seed
     fitted = lines(np.concatenate(parts[0][0]), np.concatenate(parts[0][1]))
     each = sums(*parts[1], fitted)
     point, drawn = r2(each.sum(0)), bootstrap(each, np.random.default_rng(seed))
-    return [interval(point[k, k], drawn[:, k, k], level) for k in range(len(day.names))]
+    return [interval(point[k, k], drawn[:, k, k], level, f"behaviour {name!r}") for k, name in enumerate(day.names)]

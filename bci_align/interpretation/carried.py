@@ -6,6 +6,7 @@ the read-in that it was trained with, and then frozen, as a decoder is. On a lat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from bci_align.bundle.store import Bundle
-from bci_align.errors import MismatchError
+from bci_align.errors import InterpretationError, MismatchError
 from bci_align.evaluation.score import difference
 from bci_align.interpretation.bootstrap import LEVEL, Interval, bootstrap, interval, lines, paired, r2, sums
-from bci_align.interpretation.data import FactorDay
+from bci_align.interpretation.data import LEAST_TRIALS, FactorDay
 from bci_align.interpretation.factors import read_factors
 from bci_align.models.encoder import SourceModel
 from bci_align.models.factor_vae import FactorVAE
@@ -42,7 +43,7 @@ drifted costs a few hundredths now and then."""
 
 @dataclass(frozen=True)
 class Judged:
-    """One labelled factor, told by its behaviour: ``source`` R2 on the source day's held-out trials, ``before``, ``after``."""
+    """One labelled factor, told by its behaviour: R2 ``source`` on the source day's :func:`source_trials`, ``before``, ``after``."""
 
     factor: str
     verdict: Verdict
@@ -61,13 +62,28 @@ class Judged:
 
 @dataclass(frozen=True)
 class Carried:
-    """What two bundles carry on one day: R2 matrices (D, B) of ``before`` and ``after``, ``source`` the source day's."""
+    """What two bundles carry on one day: R2 matrices (D, B) of ``before`` and ``after``, ``source`` the source day's.
+
+    ``source`` is of ``source_trials`` trials that did not train the factors; ``untouched`` says whether they did not train the
+    bundles, either (:func:`source_trials`).
+    """
 
     judged: tuple[Judged, ...]
     source: Floats
     before: Floats
     after: Floats
     trials: int
+    source_trials: int
+    untouched: bool
+
+    def bar(self) -> str:
+        """What the bar is that the source day sets, in one sentence without a full stop."""
+        if self.untouched:
+            return f"R2 on the source day is of {self.source_trials} trials that trained neither the factors nor the bundle"
+        return (
+            f"R2 on the source day is of {self.source_trials} trials that the bundle may have been trained on, because fewer "
+            f"than {LEAST_TRIALS} trained neither it nor the factors: it is the higher for it, and 'lost' the sooner said"
+        )
 
 
 def check_day(bundle: Bundle, session: Session, what: str) -> None:
@@ -78,6 +94,16 @@ def check_day(bundle: Bundle, session: Session, what: str) -> None:
         raise MismatchError(
             f"session {session.name!r} and {what}: expected bins of {bundle.manifest.bin_s:g} s, found {session.bin_s:g} s"
         )
+
+
+def check_units(session: Session, units: Mapping[str, str]) -> None:
+    """Refuse a day whose kinematics are in other ``units`` than the factor model's session: frozen lines tell the latter."""
+    for name, found in zip(session.kinematics_names, session.kinematics_units, strict=True):
+        if found != units.get(name, found):
+            raise MismatchError(
+                f"session {session.name!r}: kinematics {name!r}: expected unit {units[name]!r} as in the factor model, "
+                f"found {found!r}"
+            )
 
 
 def check_bundle(bundle: Bundle, channels: tuple[str, ...], bin_s: float, fingerprint: str, what: str) -> None:
@@ -96,6 +122,24 @@ def check_bundle(bundle: Bundle, channels: tuple[str, ...], bin_s: float, finger
         )
 
 
+def source_trials(bundle: Bundle, day: FactorDay) -> tuple[NDArray[np.int64], bool]:
+    """First and one past the last bin (n, 2) of the source day's trials that set the bar, and whether they are untouched.
+
+    Those that trained neither the factors nor, by its manifest, the bundle. Where these are fewer than :data:`LEAST_TRIALS`
+    (another seed drew other trials), all that the factors were not trained on, and False: they may have trained the bundle.
+    :class:`InterpretationError` where these are too few, too.
+    """
+    told = bundle.manifest.training.get("validation_trials")
+    kept = np.isin(day.numbers, np.array(told if isinstance(told, list) else [], np.int64)) & day.held_out
+    if kept.sum() >= LEAST_TRIALS:
+        return day.trials[kept], True
+    if day.held_out.sum() < LEAST_TRIALS:
+        raise InterpretationError(
+            f"factor model: expected at least {LEAST_TRIALS} held-out trials to judge by, found {int(day.held_out.sum())}"
+        )
+    return day.trials[day.held_out], False
+
+
 @one_thread()
 def compare(
     model: FactorVAE, day: FactorDay, bundles: tuple[Bundle, Bundle], later: FactorDay, level: float = LEVEL, seed: int = 0
@@ -103,9 +147,11 @@ def compare(
     """Compare what ``bundles`` (before, after) carry of the labelled factors on the trials of ``later``.
 
     ``day`` is the session that ``model`` and both bundles were trained on (:func:`check_bundle`). ``later`` has the same
-    behaviours; its channels are those of both read-ins (:func:`check_day`). The bootstrap is over trials, paired.
+    behaviours in the same units (:func:`check_units`); its channels are those of both read-ins (:func:`check_day`). The
+    bootstrap is over trials, paired. :class:`InterpretationError` where a behaviour varies in too few trials to resample them,
+    and where a latent is not finite: no verdict is made of that.
     """
-    labels = len(day.names)
+    bar, untouched = source_trials(bundles[0], day)
     factors, _ = read_factors(model, day.cut(False).counts)
     z = np.concatenate(factors)
     scores = []
@@ -116,7 +162,7 @@ def compare(
         weight = _ridge(np.concatenate(train), z)
         told = np.concatenate([_tell(x, weight) for x in train])
         fitted = lines(told, np.concatenate(day.cut(False).behaviours).astype(np.float64))
-        where, rows = (day, day.rows(True)) if read_in == "source" else (later, later.trials)
+        where, rows = (day, bar) if read_in == "source" else (later, later.trials)
         if read_in == "own":
             encoder.set_read_in(bundle.read_in)
         read = [_tell(x, weight) for x in _windows(encoder, where, rows)]
@@ -125,11 +171,15 @@ def compare(
     drawn = [bootstrap(s, rng) for s in (scores[0],)] + list(paired(scores[1], scores[2], rng))
     point = [r2(s.sum(0)) for s in scores]
     judged = []
-    for k in range(labels):
-        source_, before, after = (interval(p[k, k], b[:, k, k], level) for p, b in zip(point, drawn, strict=True))
-        change = interval(point[2][k, k] - point[1][k, k], drawn[2][:, k, k] - drawn[1][:, k, k], level)
-        judged.append(Judged(day.names[k], _verdict(source_, after, change), source_, before, after, change))
-    return Carried(tuple(judged), point[0], point[1], point[2], len(later.trials))
+    for k, name in enumerate(day.names):
+        what = f"behaviour {name!r}"
+        source_, before, after = (
+            interval(p[k, k], b[:, k, k], level, what, which)
+            for p, b, which in zip(point, drawn, ("source day's", "later", "later"), strict=True)
+        )
+        change = interval(point[2][k, k] - point[1][k, k], drawn[2][:, k, k] - drawn[1][:, k, k], level, what, "later")
+        judged.append(Judged(name, _verdict(source_, after, change), source_, before, after, change))
+    return Carried(tuple(judged), point[0], point[1], point[2], len(later.trials), len(bar), untouched)
 
 
 def _verdict(source_: Interval, after: Interval, change: Interval) -> Verdict:

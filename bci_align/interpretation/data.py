@@ -17,6 +17,9 @@ from bci_align.training import source_split
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
+LEAST_TRIALS = 10
+"""Trials below which nothing is judged: resampling fewer gives an interval that is far too narrow, of one trial none at all."""
+
 
 @dataclass(frozen=True)
 class FactorTrials:
@@ -89,7 +92,7 @@ class FactorDay:
 
     ``counts`` (T, C) spikes per bin, ``behaviours`` (T, B) in their own units with ``names`` (B); ``trials`` (n, 2) first bin and
     one past the last of every rewarded trial, ``held_out`` (n,) which of them trained nothing; ``breaks`` bins after a gap;
-    ``bin_s`` seconds.
+    ``bin_s`` seconds; ``numbers`` (n,) the trials' indices in the session.
     """
 
     counts: NDArray[np.int32]
@@ -99,6 +102,7 @@ class FactorDay:
     held_out: Bools
     breaks: tuple[int, ...]
     bin_s: float
+    numbers: NDArray[np.int64]
 
     @classmethod
     def of(cls, session: Session, wanted: Mapping[str, BehaviourConfig] | None, share: float, seed: int) -> FactorDay:
@@ -109,15 +113,26 @@ class FactorDay:
             raise InterpretationError(f"session {session.name!r}: expected at least 2 rewarded trials, found {len(rewarded)}")
         _, held_out = source_split(session, share, seed)
         bins = np.array([session.trial_bins(int(i)) for i in rewarded], np.int64)
-        return cls(session.counts, values, names, bins, np.isin(rewarded, held_out), session.breaks, session.bin_s)
+        out = np.isin(rewarded, held_out)
+        return cls(session.counts, values, names, bins, out, session.breaks, session.bin_s, rewarded.astype(np.int64))
 
     @classmethod
     def later(cls, session: Session, wanted: Mapping[str, BehaviourConfig], trials: NDArray[np.intp]) -> FactorDay:
-        """Take a later day, of which nothing is fitted and ``trials`` (indices) are scored; generated ones are no evidence."""
+        """Take a later day, of which nothing is fitted and ``trials`` (indices) are scored.
+
+        :class:`SessionError` for generated trials, which are no evidence; :class:`InterpretationError` for fewer than
+        :data:`LEAST_TRIALS`, a behaviour that is constant in them, and as :func:`behaviours`.
+        """
         refuse_generated(session, "judging an alignment")
+        where = f"session {session.name!r}"
+        if len(trials) < LEAST_TRIALS:
+            raise InterpretationError(f"{where}: expected at least {LEAST_TRIALS} trials to judge by, found {len(trials)}")
         values, names = behaviours(session, wanted)
         bins = np.array([session.trial_bins(int(i)) for i in trials], np.int64)
-        return cls(session.counts, values, names, bins, np.ones(len(trials), np.bool_), session.breaks, session.bin_s)
+        every = np.ones(len(trials), np.bool_)
+        day = cls(session.counts, values, names, bins, every, session.breaks, session.bin_s, trials.astype(np.int64))
+        check_varies(day.cut(True), where, "scored")
+        return day
 
     def rows(self, held_out: bool) -> NDArray[np.int64]:
         """First and one past the last bin (n, 2) of the trials that are held out, or of the others."""
@@ -135,13 +150,27 @@ class FactorDay:
         return list(pairwise((0, *self.breaks, len(self.counts))))
 
 
-def scale(trials: FactorTrials, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation (B,), (B,) of the labelled frames; :class:`InterpretationError` names a constant behaviour."""
+def units(session: Session, wanted: Mapping[str, BehaviourConfig]) -> dict[str, str]:
+    """Unit of every column of the kinematics that ``wanted`` behaviours are made of."""
+    every = dict(zip(session.kinematics_names, session.kinematics_units, strict=True))
+    return {c: every[c] for how in wanted.values() for c in how.columns if c in every}
+
+
+def check_varies(trials: FactorTrials, where: str, which: str) -> None:
+    """Refuse a behaviour that is constant, or nowhere labelled, in ``trials``; ``which`` says which trials they are."""
     values = np.concatenate(trials.behaviours).astype(np.float64)
     for b, name in enumerate(trials.names):
         known = values[np.isfinite(values[:, b]), b]
         if not known.size:
-            raise InterpretationError(f"{where}: behaviour {name!r}: expected labelled frames in the training trials, found none")
+            raise InterpretationError(f"{where}: behaviour {name!r}: expected labelled frames in the {which} trials, found none")
         if np.ptp(known) <= 1e-9 * max(float(np.abs(known).max()), 1e-30):
-            raise InterpretationError(f"{where}: behaviour {name!r}: expected values that vary, found a constant {known[0]:.6g}")
+            raise InterpretationError(
+                f"{where}: behaviour {name!r}: expected values that vary in the {which} trials, found a constant {known[0]:.6g}"
+            )
+
+
+def scale(trials: FactorTrials, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (B,), (B,) of the labelled training frames; errors as :func:`check_varies`."""
+    check_varies(trials, where, "training")
+    values = np.concatenate(trials.behaviours).astype(np.float64)
     return np.nanmean(values, 0), np.nanstd(values, 0)

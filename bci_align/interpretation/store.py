@@ -54,6 +54,7 @@ class FactorManifest(Strict):
     channels: tuple[str, ...] = Field(min_length=1, description="channel labels, in the order of the counts")
     bin_s: float = Field(gt=0, description="bin width in seconds")
     behaviours: dict[str, BehaviourConfig] = Field(description="what every labelled factor's behaviour is made of, in order")
+    units: dict[str, str] = Field(description="unit of every column of the kinematics that they are made of")
     config: FactorConfig
     seed: int
     training: dict[str, Any] = Field(description="last losses, CPU seconds, versions")
@@ -179,6 +180,7 @@ def _day_bytes(day: FactorDay) -> bytes:
         "trials": np.ascontiguousarray(day.trials, np.int64),
         "held_out": day.held_out.astype(np.uint8),
         "breaks": np.array(day.breaks, np.int64),
+        "numbers": np.ascontiguousarray(day.numbers, np.int64),
     }
     data: bytes = safetensors.numpy.save(arrays)
     return data
@@ -189,6 +191,7 @@ def _day(data: bytes, where: Path, manifest: FactorManifest) -> FactorDay:
         a = safetensors.numpy.load(data)
         counts, values, trials = a["counts"].astype(np.int32), a["behaviours"].astype(np.float32), a["trials"].astype(np.int64)
         held_out, breaks = a["held_out"].astype(np.bool_), tuple(int(b) for b in a["breaks"])
+        numbers = a["numbers"].astype(np.int64)
     except (SafetensorError, KeyError) as e:
         raise InterpretationError(f"{where}: expected a session's arrays, found others ({e})") from None
     t, names = len(counts), tuple(manifest.behaviours)
@@ -197,10 +200,11 @@ def _day(data: bytes, where: Path, manifest: FactorManifest) -> FactorDay:
         and values.shape == (t, len(names))
         and trials.ndim == 2
         and trials.shape == (len(held_out), 2)
+        and numbers.shape == held_out.shape
         and bool(((trials >= 0) & (trials <= t)).all() and (trials[:, 0] < trials[:, 1]).all())
         and held_out.any()
         and not held_out.all()
     )
     if not fits:
         raise InterpretationError(f"{where}: does not fit its manifest (counts {counts.shape}, behaviours {values.shape})")
-    return FactorDay(counts, values, names, trials, held_out, breaks, manifest.bin_s)
+    return FactorDay(counts, values, names, trials, held_out, breaks, manifest.bin_s, numbers)

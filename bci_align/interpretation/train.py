@@ -14,8 +14,9 @@ from bci_align.atomic import claim_directory
 from bci_align.bundle.store import versions
 from bci_align.config import ExplainConfig
 from bci_align.errors import InterpretationError
+from bci_align.interpretation.bootstrap import check_resamples
 from bci_align.interpretation.clips import Filming, fit_filming
-from bci_align.interpretation.data import FactorDay, standard
+from bci_align.interpretation.data import FactorDay, check_varies, standard, units
 from bci_align.interpretation.factors import fit_factors, read_factors
 from bci_align.interpretation.measures import Frames, measure
 from bci_align.interpretation.scene import Scene, render, set_scene
@@ -50,14 +51,18 @@ def train_model(
         raise InterpretationError(
             f"session {session.name!r}: expected at least {config.factors.min_trials} rewarded trials, found {rewarded}"
         )
-    day = FactorDay.of(session, config.behaviours, config.factors.held_out, seed)
+    wanted = config.behaviours or standard(session)
+    day = FactorDay.of(session, wanted, config.factors.held_out, seed)
     # What can be refused is refused before minutes of training.
     frames, scene = _frames(session, day, config, camera, resample) if film else (None, None)
-    training = day.cut(False)
+    where, training = f"session {session.name!r}", day.cut(False)
+    check_varies(training, where, "training")
+    check_varies(day.cut(True), where, "held-out")
+    check_resamples(day.cut(True), where, "held-out")
     started = time.process_time()
     network, losses = fit_factors(
         training, config.factors, seed,
-        (lambda done, total: progress("factors", done, total)) if progress else None, f"session {session.name!r}",
+        (lambda done, total: progress("factors", done, total)) if progress else None, where,
     )  # fmt: skip
     cost: dict[str, Any] = {"factors_cpu_s": time.process_time() - started}
     filming, shape = None, None
@@ -74,7 +79,8 @@ def train_model(
         counts_sha256=session.fingerprint(),
         channels=session.channels,
         bin_s=session.bin_s,
-        behaviours=config.behaviours or standard(session),
+        behaviours=wanted,
+        units=units(session, wanted),
         config=config.factors,
         seed=seed,
         training={"losses": losses, "trials": len(training), "held_out": int(day.held_out.sum()), **cost, "versions": versions()},

@@ -40,6 +40,7 @@ def explain(model: FactorModel, carried: Carried | None = None, level: float = L
         result["verdicts"] = {j.factor: j.verdict for j in carried.judged}
         result["lines"] = [j.line() for j in carried.judged]
         result["trials"] = carried.trials
+        result["source_bar"] = {"trials": carried.source_trials, "untouched": carried.untouched, "said": carried.bar()}
         result["carried"] = {"source": carried.source, "before": carried.before, "after": carried.after}
     return result
 
@@ -47,6 +48,7 @@ def explain(model: FactorModel, carried: Carried | None = None, level: float = L
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The report's findings, one sentence each."""
     out = list(result.get("lines", ()))
+    out += [result["source_bar"]["said"]] if "source_bar" in result else []
     out += [
         f"{name}: R2 {v:.2f} [{low:.2f}, {high:.2f}] by its own factor, {full:.2f} by all factors"
         for (name, (v, low, high)), full in zip(result["intervals"].items(), result["r2_full"], strict=True)
@@ -70,7 +72,7 @@ def write_page(
     if carried is not None:
         rows = tuple((j.factor, j.verdict, str(j.after), str(j.before), str(j.change), str(j.source)) for j in carried.judged)
         columns = ("factor", "verdict", "R2 after", "R2 before", "change", "R2 on the source day")
-        table = Table(columns, rows, f"{carried.trials} trials; {level}. {_HOW}")
+        table = Table(columns, rows, f"{carried.trials} trials; {level}. {_HOW} {carried.bar()}.")
         figures.append(
             Shown("carried", _carried_intervals(carried, level), f"What each bundle carries of every factor; {level}.")
         )
@@ -123,7 +125,7 @@ def _carried_intervals(carried: Carried, note: str) -> Any:
     return intervals(
         [f"{x.factor}: {x.verdict}" for x in j],
         [
-            ("source day, held-out trials", "day 0", [_span(x.source) for x in j]),
+            ("source day", "day 0", [_span(x.source) for x in j]),
             ("before the alignment", "before", [_span(x.before) for x in j]),
             ("after it", "after", [_span(x.after) for x in j]),
         ],

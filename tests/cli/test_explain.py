@@ -16,7 +16,7 @@ from bci_align.cli.main import main
 from bci_align.config import TrainConfig
 from bci_align.interpretation.video import read_frames
 from bci_align.session import io
-from bci_align.session.types import Session
+from bci_align.session.types import GENERATED, Session
 from bci_align.training import train_bundle
 from bci_align_sim.mixed import Mixed, Wear, mixed_day
 from benchmarks.interpretation_kept import destroyed
@@ -86,12 +86,24 @@ def test_report_names_the_destroyed_factor(work: Path, capsys: Capture) -> None:
     found = ok(capsys, "explain", "report", work / "model", *two, "--out", work / "page" / "report.html")
     assert found["verdicts"]["grip"] == "lost"
     assert "lost" not in (found["verdicts"]["vx"], found["verdicts"]["vy"])
+    assert found["source_bar"]["untouched"] and found["source_bar"]["trials"] == 24
     page = (work / "page" / "report.html").read_text(encoding="utf-8")
     assert "grip: lost; R2" in page and page.count("<img") == 5
     assert {p.name for p in (work / "page").glob("*.png")} == {
         "carried.png", "carried-matrix.png", "matrix.png", "oracle.png", "over-time.png"
     }  # fmt: skip
     assert "already exists" in fault(capsys, "explain", "report", work / "model", "--out", work / "page" / "report.html")
+
+
+def test_days_that_give_no_verdict(work: Path, capsys: Capture) -> None:
+    later = io.load(work / "later.h5")
+    assert later.kinematics_names == ("vx", "vy", "grip")
+    io.save(replace(later, kinematics_units=(*later.kinematics_units[:2], "mN")), work / "millinewton.h5")
+    io.save(replace(later, meta=later.meta | {GENERATED: "a model's"}), work / "generated.h5")
+    words = ("explain", "report", work / "model", "--bundle", work / "before", "--bundle", work / "after", "--session")
+    assert "kinematics 'grip': expected unit" in fault(capsys, *words, work / "millinewton.h5")
+    assert "expected recorded trials, found generated ones" in fault(capsys, *words, work / "generated.h5")
+    assert "expected at least 10 trials to judge by, found 1" in fault(capsys, *words, work / "later.h5", "--trials", "0:1")
 
 
 def test_report_without_bundles(work: Path, capsys: Capture) -> None:
@@ -130,7 +142,7 @@ def test_sessions_that_cannot_be_explained(work: Path, day0: Session, capsys: Ca
     }
     for name, expected in (
         ("none", "session 'mixed': behaviour: expected kinematics to tell factors by, found none"),
-        ("still", "session 'mixed': behaviour 'grip': expected values that vary, found a constant 1"),
+        ("still", "session 'mixed': behaviour 'grip': expected values that vary in the training trials, found a constant 1"),
     ):
         io.save(days[name], work / f"{name}.h5")
         message = fault(capsys, "explain", "train", work / f"{name}.h5", "--out", work / f"of-{name}", "--no-film")

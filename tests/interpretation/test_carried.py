@@ -6,10 +6,10 @@ import pytest
 
 from bci_align.bundle.store import Bundle, save_generation
 from bci_align.config import TrainConfig
-from bci_align.errors import MismatchError
-from bci_align.interpretation.bootstrap import Interval, bootstrap, interval, lines, own_intervals, r2, sums
-from bci_align.interpretation.carried import check_bundle, check_day, compare
-from bci_align.interpretation.data import FactorDay
+from bci_align.errors import InterpretationError, MismatchError
+from bci_align.interpretation.bootstrap import Interval, bootstrap, check_resamples, interval, lines, own_intervals, r2, sums
+from bci_align.interpretation.carried import check_bundle, check_day, check_units, compare, source_trials
+from bci_align.interpretation.data import FactorDay, FactorTrials
 from bci_align.interpretation.store import FactorModel
 from bci_align.session.types import Session
 from bci_align.training import train_bundle
@@ -102,3 +102,62 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_own_intervals_hold_their_value(factor_model: FactorModel) -> None:
     for span in own_intervals(factor_model.network, factor_model.day):
         assert span.low < span.value < span.high
+
+
+def test_a_day_in_other_units_is_one_sentence(factor_model: FactorModel, later: Session) -> None:
+    units = factor_model.manifest.units
+    assert units == dict(zip(later.kinematics_names, later.kinematics_units, strict=True))
+    check_units(later, units)
+    other = replace(later, kinematics_units=(*later.kinematics_units[:2], "mN"))
+    with pytest.raises(MismatchError, match=rf"kinematics 'grip': expected unit '{units['grip']}' as .* found 'mN'"):
+        check_units(other, units)
+
+
+def test_the_bar_is_of_trials_that_trained_neither(factor_model: FactorModel, bundle: Bundle) -> None:
+    day = factor_model.day
+    rows, untouched = source_trials(bundle, day)
+    spared = {int(n) for n in day.numbers[day.held_out]} & set(bundle.manifest.training["validation_trials"])
+    assert untouched and len(rows) == len(spared) >= 10
+    assert rows.tolist() == day.trials[np.isin(day.numbers, list(spared))].tolist()
+    no_split = {k: v for k, v in bundle.manifest.training.items() if k != "validation_trials"}
+    unknown = replace(bundle, manifest=bundle.manifest.model_copy(update={"training": no_split}))
+    rows, untouched = source_trials(unknown, day)
+    assert not untouched and len(rows) == day.held_out.sum()
+    few = replace(day, held_out=np.arange(len(day.trials)) < 3)
+    with pytest.raises(InterpretationError, match="factor model: expected at least 10 held-out trials to judge by, found 3"):
+        source_trials(bundle, few)
+
+
+def test_a_bar_of_trials_that_may_have_trained_the_bundle_is_said(
+    factor_model: FactorModel, bundle: Bundle, later: Session
+) -> None:
+    day = FactorDay.later(later, factor_model.manifest.behaviours, later.rewarded())
+    found = compare(factor_model.network, factor_model.day, (bundle, bundle), day)
+    assert "trained neither the factors nor the bundle" in found.bar()
+    assert "may have been trained on" in replace(found, untouched=False).bar()
+
+
+def test_no_verdict_is_made_of_what_is_not_finite(factor_model: FactorModel, bundle: Bundle, later: Session) -> None:
+    """Only one trial's grip varies: a third of the resamplings leave it out."""
+    day = FactorDay.later(later, factor_model.manifest.behaviours, later.rewarded())
+    still = day.behaviours.copy()
+    still[day.trials[0, 1] :, 2] = 0.7
+    still[: day.trials[0, 0], 2] = 0.7
+    with pytest.raises(
+        InterpretationError, match=r"behaviour 'grip': expected values that vary in every resampling of the later"
+    ):
+        compare(factor_model.network, factor_model.day, (bundle, bundle), replace(day, behaviours=still))
+    with pytest.raises(InterpretationError, match=r"R2: .* in 1 of 3"):
+        interval(0.5, np.array([0.4, np.nan]), 0.9)
+
+
+def test_resamplings_without_a_change_are_found_before_training() -> None:
+    rng = np.random.default_rng(0)
+    u = [np.column_stack([rng.standard_normal(5), np.full(5, 0.7)]).astype(np.float32) for _ in range(20)]
+    u[3][2, 1] = 0.9
+    made = FactorTrials(tuple(x[:, :1] for x in u), tuple(u), ("vx", "grip"))
+    with pytest.raises(
+        InterpretationError, match=r"here: behaviour 'grip': expected values that vary in every resampling of the"
+    ):
+        check_resamples(made, "here", "held-out")
+    check_resamples(FactorTrials(made.counts, tuple(x[:, :1] for x in u), ("vx",)), "here", "held-out")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bci_align.config import BehaviourConfig, ExplainConfig
+from bci_align.config import BehaviourConfig, ExplainConfig, FactorConfig
 from bci_align.errors import InterpretationError, SessionError
 from bci_align.interpretation.data import FactorDay, behaviours, scale, standard
 from bci_align.interpretation.train import train_model
@@ -64,7 +64,9 @@ def test_a_constant_behaviour_is_one_sentence(day: Session) -> None:
     k = day.kinematics.copy()
     k[:, 1] = 2.5
     still = FactorDay.of(replace(day, kinematics=k), None, 0.25, 0)
-    with pytest.raises(InterpretationError, match=r"here: behaviour 'vy': expected values that vary, found a constant 2.5"):
+    with pytest.raises(
+        InterpretationError, match=r"here: behaviour 'vy': expected values that vary in the training trials, found a constant 2.5"
+    ):
         scale(still.cut(False), "here")
 
 
@@ -92,4 +94,33 @@ def test_generated_trials_are_no_evidence(day: Session, tmp_path: Path) -> None:
         FactorDay.later(made, standard(made), made.rewarded())
     with pytest.raises(SessionError, match="training a factor model: expected recorded trials, found generated ones"):
         train_model(made, ExplainConfig(), 0, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_trials_or_a_still_behaviour_give_no_verdict(day: Session) -> None:
+    assert day.kinematics is not None
+    with pytest.raises(InterpretationError, match="session 'mixed': expected at least 10 trials to judge by, found 9"):
+        FactorDay.later(day, standard(day), day.rewarded()[:9])
+    assert len(FactorDay.later(day, standard(day), day.rewarded()[:10]).trials) == 10
+    k = day.kinematics.copy()
+    k[:, 2] = 0.5
+    with pytest.raises(
+        InterpretationError,
+        match=r"session 'mixed': behaviour 'grip': expected values that vary in the scored trials, found a constant 0\.5",
+    ):
+        FactorDay.later(replace(day, kinematics=k), standard(day), day.rewarded())
+
+
+def test_a_behaviour_that_is_still_in_the_held_out_trials_is_refused_before_training(day: Session, tmp_path: Path) -> None:
+    assert day.kinematics is not None
+    config = ExplainConfig(factors=FactorConfig(min_trials=5))
+    k = day.kinematics.copy()
+    made = FactorDay.of(day, None, config.factors.held_out, 0)
+    for a, b in made.rows(True):
+        k[a:b, 1] = 2.5
+    with pytest.raises(
+        InterpretationError,
+        match=r"session 'mixed': behaviour 'vy': expected values that vary in the held-out trials, found a constant 2\.5",
+    ):
+        train_model(replace(day, kinematics=k), config, 0, tmp_path / "model", lambda *_: pytest.fail("it trains"))
     assert not list(tmp_path.iterdir())
