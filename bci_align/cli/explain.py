@@ -130,15 +130,18 @@ def film_command(
     """Film what one factor of MODEL does: unguided, guided, naive, classifier-free, and what the guide changed, side by side."""
     from bci_align.interpretation.film import compose, make_film
     from bci_align.interpretation.store import load_model
-    from bci_align.interpretation.video import check_target, write_film
+    from bci_align.interpretation.video import check_new, check_rate, write_film
 
-    check_target(out)
+    check_new(out, force)
     loaded = load_model(model)
     chosen = loaded.factor(factor)
     if loaded.filming is None:
         raise InterpretationError(f"{model}: film: expected a factor model with films, found one trained with --no-film")
+    wanted = rate or 1 / loaded.manifest.bin_s
+    shown = check_rate(out, wanted)
     with staged_progress(as_json) as progress:
         film = make_film(loaded.filming, chosen, clips, seed, lambda done, total: progress("film", done, total))
-    write_film(out, compose(film, factor), rate or 1 / loaded.manifest.bin_s, force)
-    result: dict[str, Any] = {"film": str(out), "factor": factor, "clips": clips, "frames": loaded.filming.length}
-    emit(result, as_json, lambda: f"{out}: written, {clips} clips of {loaded.filming.length} frames" if loaded.filming else "")
+    write_film(out, compose(film, factor), wanted, force)
+    length = loaded.filming.length
+    result: dict[str, Any] = {"film": str(out), "factor": factor, "clips": clips, "frames": length, "rate": shown}
+    emit(result, as_json, lambda: f"{out}: written, {clips} clips of {length} frames at {shown:.4g} per second")

@@ -43,7 +43,7 @@ drifted costs a few hundredths now and then."""
 
 @dataclass(frozen=True)
 class Judged:
-    """One labelled factor, told by its behaviour: R2 ``source`` on the source day's :func:`source_trials`, ``before``, ``after``."""
+    """One labelled factor, told by its behaviour: R2 ``source`` on :func:`source_trials`, ``before``, ``after``."""
 
     factor: str
     verdict: Verdict

@@ -164,11 +164,18 @@ def _pack(module: nn.Module) -> bytes:
 def _fill(module: nn.Module, data: bytes, where: Path) -> None:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
-        module.load_state_dict(tensors, strict=True)
     except SafetensorError as e:
         raise InterpretationError(f"{where}: not a safetensors file ({e})") from None
-    except RuntimeError as e:
-        raise InterpretationError(f"{where}: does not fit its manifest ({str(e).splitlines()[0]})") from None
+    wanted = module.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        expected, found = (_shape(t.get(name)) for t in (wanted, tensors))
+        if expected != found:
+            raise InterpretationError(f"{where}: does not fit its manifest: tensor {name!r}: expected {expected}, found {found}")
+    module.load_state_dict(tensors, strict=True)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
 def _day_bytes(day: FactorDay) -> bytes:

@@ -21,7 +21,7 @@ from bci_align.interpretation.factors import fit_factors, read_factors
 from bci_align.interpretation.measures import Frames, measure
 from bci_align.interpretation.scene import Scene, render, set_scene
 from bci_align.interpretation.store import FactorManifest, FactorModel, FilmShape, save_model
-from bci_align.interpretation.video import per_bin, read_frames
+from bci_align.interpretation.video import check_moves, per_bin, read_frames
 from bci_align.models.factor_vae import FactorVAE
 from bci_align.session.types import Session, refuse_generated
 
@@ -44,6 +44,8 @@ def train_model(
     drawn. ``film=False`` leaves films out. ``progress(stage, done, total)`` is called all along. CPU seconds of both trainings
     are in the manifest. Every fault is one sentence (:class:`InterpretationError`), and nothing is left half written.
     """
+    if resample and camera is None:
+        raise InterpretationError("--resample: expected --frames with it, found none")
     refuse_generated(session, "training a factor model")
     path = claim_directory(path, error=InterpretationError)
     rewarded = len(session.rewarded())
@@ -98,6 +100,8 @@ def _frames(
         scene = set_scene(session, day, config.film)
         return render(session, day, scene), scene
     every = per_bin(read_frames(camera, config.film.size), session.bins, session.bin_s, camera, resample)
+    for held_out, which in ((False, "training"), (True, "held-out")):
+        check_moves([every[a:b] for a, b in day.rows(held_out)], f"{camera}: {which}")
     return [every[a:b] for a, b in day.trials], None
 
 

@@ -7,6 +7,7 @@ which chooses a palette per film.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,12 @@ from bci_align.session.sniff import regular_file
 Array = NDArray[np.float32]
 SUFFIXES = (".gif", ".mp4")
 MOST_FRAMES = 2_000_000
+LONGEST = 8
+"""Times that a frame may be as long as wide: its shorter side is what ``size`` fixes."""
+FASTEST_GIF = 50
+"""Frames per second: viewers slow down a GIF whose frames last less than two hundredths of a second."""
+LEAST_CHANGE = 1e-3
+"""Change of a pixel, of 0..1, below which pictures do not move: a quarter of a grey level."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def read_frames(path: Path, size: int) -> Recorded:
             stream = container.streams.video[0]
             rate = float(stream.average_rate) if stream.average_rate else None
             for frame in container.decode(stream):
-                height, width = _target(frame.height, frame.width, size)
+                height, width = _target(frame.height, frame.width, size, path)
                 frames.append(frame.reformat(width, height, "gray", interpolation="AREA").to_ndarray())
                 if len(frames) > MOST_FRAMES:
                     raise InterpretationError(f"{path}: expected at most {MOST_FRAMES} frames, found more")
@@ -64,21 +71,25 @@ def read_frames(path: Path, size: int) -> Recorded:
     return Recorded(np.stack(frames).astype(np.float32) / np.float32(255), rate)
 
 
-def _target(height: int, width: int, size: int) -> tuple[int, int]:
+def _target(height: int, width: int, size: int, path: Path) -> tuple[int, int]:
+    if max(height, width) > LONGEST * min(height, width):
+        raise InterpretationError(
+            f"{path}: expected frames whose longer side is at most {LONGEST} times the shorter, found {height} x {width} pixels"
+        )
     share = size / min(height, width)
     return max(4 * round(height * share / 4), 4), max(4 * round(width * share / 4), 4)
 
 
 def _array(path: Path, size: int) -> Array:
     try:
-        raw = np.load(path, mmap_mode="r", allow_pickle=False)
+        raw = np.lib.format.open_memmap(path, mode="r")  # one array, neither a zip of some nor a pickle
     except (ValueError, OSError, EOFError) as e:
         raise InterpretationError(f"{path}: expected an array of frames, cannot be read ({e})") from None
     if raw.ndim not in (3, 4) or 0 in raw.shape or (raw.ndim == 4 and raw.shape[3] != 3):
         raise InterpretationError(f"{path}: expected frames (n, H, W) or (n, H, W, 3), found shape {raw.shape}")
     if raw.dtype != np.uint8 and raw.dtype.kind != "f":
         raise InterpretationError(f"{path}: expected frames of uint8 or floats in 0..1, found dtype {raw.dtype}")
-    height, width = _target(raw.shape[1], raw.shape[2], size)
+    height, width = _target(raw.shape[1], raw.shape[2], size, path)
     out = np.empty((len(raw), height, width), np.float32)
     for i, frame in enumerate(raw):
         grey = np.asarray(frame, np.float32).mean(-1) if raw.ndim == 4 else np.asarray(frame, np.float32)
@@ -97,6 +108,8 @@ def per_bin(recorded: Recorded, bins: int, bin_s: float, where: Path, resample: 
     bin) gives every bin the frame shown at its middle. :class:`InterpretationError` otherwise.
     """
     n, rate = len(recorded.frames), recorded.rate
+    if resample and rate is None:
+        raise InterpretationError(f"{where}: --resample: expected a film with a rate, found frames without one")
     if resample and rate is not None:
         if abs(n / rate - bins * bin_s) > bin_s:
             raise InterpretationError(
@@ -115,6 +128,36 @@ def per_bin(recorded: Recorded, bins: int, bin_s: float, where: Path, resample: 
     return recorded.frames
 
 
+def check_moves(frames: Sequence[Array], where: str) -> None:
+    """Refuse pictures (T_i, H, W) in which no pixel ever changes: there is nothing to film."""
+    low, high = np.min([f.min(0) for f in frames], axis=0), np.max([f.max(0) for f in frames], axis=0)
+    if float((high - low).max()) < LEAST_CHANGE:
+        raise InterpretationError(f"{where} trials: expected pictures that change, found the same one in every frame")
+
+
+def check_rate(path: Path, rate: float) -> float:
+    """Give the frames per second at which a film is shown: a GIF counts hundredths of a second, and too fast a one is refused."""
+    if path.suffix.lower() != ".gif":
+        return rate
+    if rate > FASTEST_GIF:
+        raise InterpretationError(
+            f"{path}: rate: expected at most {FASTEST_GIF} frames per second in a GIF, found {rate:g}; "
+            "an .mp4 can be faster, --rate sets another"
+        )
+    return 100 / round(100 / rate)
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse before minutes of sampling what :func:`write_film` would refuse after them."""
+    check_target(path)
+    if not path.parent.is_dir():
+        raise InterpretationError(f"{path}: cannot be written, because its directory {path.parent} does not exist")
+    if path.is_dir():
+        raise InterpretationError(f"{path}: expected a file to write to, found a directory")
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise InterpretationError(f"{path}: already exists and is not overwritten unless told to (--force)")
+
+
 def check_target(path: Path) -> None:
     """Refuse a film's name that says no format that is written."""
     if path.suffix.lower() not in SUFFIXES:
@@ -124,11 +167,11 @@ def check_target(path: Path) -> None:
 def write_film(path: Path, frames: NDArray[np.uint8], rate: float, overwrite: bool = False) -> None:
     """Write ``frames`` (n, H, W, 3) at ``rate`` frames per second, whole or not at all; the suffix says the format."""
     check_target(path)
+    shown = check_rate(path, rate)
     with write_file(path, overwrite=overwrite, error=InterpretationError) as temporary:
         if path.suffix.lower() == ".gif":
             first, *others = [Image.fromarray(f).quantize(64) for f in frames]
-            # A GIF counts hundredths of a second, and viewers slow down what is faster than two of them.
-            hundredths = max(round(100 / rate), 2)
+            hundredths = round(100 / shown)
             first.save(temporary, "GIF", save_all=True, append_images=others, duration=10 * hundredths, loop=0)
         else:
             _mp4(temporary, frames, rate)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,8 @@ def write_page(
         "held-out frames": result["frames"],
         "factor model": model.identity,
     } | ({"note": result["note"]} if "note" in result else {})
+    word = re.sub(r"[^0-9A-Za-z_-]+", "-", path.stem)
+    figures = [replace(f, name=f"{word}_{f.name}") for f in figures]  # two pages in one folder keep their own
     title = f"Factors of {model.manifest.session}"
     lead = " ".join(f"{line}." for line in result.get("lines", ()))
     return write_report(path, title, table, (), figures, facts, lead=lead, overwrite=overwrite)

@@ -90,7 +90,7 @@ def test_report_names_the_destroyed_factor(work: Path, capsys: Capture) -> None:
     page = (work / "page" / "report.html").read_text(encoding="utf-8")
     assert "grip: lost; R2" in page and page.count("<img") == 5
     assert {p.name for p in (work / "page").glob("*.png")} == {
-        "carried.png", "carried-matrix.png", "matrix.png", "oracle.png", "over-time.png"
+        f"report_{name}.png" for name in ("carried", "carried-matrix", "matrix", "oracle", "over-time")
     }  # fmt: skip
     assert "already exists" in fault(capsys, "explain", "report", work / "model", "--out", work / "page" / "report.html")
 
@@ -116,7 +116,7 @@ def test_report_without_bundles(work: Path, capsys: Capture) -> None:
 def test_film_is_written_and_can_be_read(work: Path, capsys: Capture, suffix: str) -> None:
     out = work / f"film{suffix}"
     found = ok(capsys, "explain", "film", work / "model", "--factor", "grip", "--out", out, "--clips", 1)
-    assert found["frames"] == 16
+    assert found["frames"] == 16 and found["rate"] == 20
     assert len(read_frames(out, 64).frames) == 16
     assert "already exists" in fault(capsys, "explain", "film", work / "model", "--factor", "grip", "--out", out)
 
@@ -158,6 +158,15 @@ def test_frames_that_do_not_fit(work: Path, day0: Session, capsys: Capture) -> N
         capsys, *words, work / "short.npy"
     )
     assert "broken.mp4: expected a video (mp4, GIF) or .npy, cannot be read" in fault(capsys, *words, work / "broken.mp4")
+    np.savez(work / "zip.npz", np.zeros((day0.bins, 8, 8), np.uint8))
+    (work / "zip.npz").rename(work / "zip.npy")
+    assert "zip.npy: expected an array of frames, cannot be read" in fault(capsys, *words, work / "zip.npy")
+    np.save(work / "black.npy", np.zeros((day0.bins, 8, 8), np.uint8))
+    expected = "black.npy: training trials: expected pictures that change, found the same one in every frame"
+    assert expected in fault(capsys, *words, work / "black.npy")
+    expected = "--resample: expected a film with a rate, found frames without one"
+    assert expected in fault(capsys, *words, work / "black.npy", "--resample")
+    assert "--resample: expected --frames with it" in fault(capsys, *words[:-1], "--resample")
     assert not (work / "filmed").exists()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bci_align.errors import BciAlignError, InterpretationError
-from bci_align.interpretation.video import Recorded, check_target, per_bin, read_frames, write_film
+from bci_align.interpretation.video import Recorded, check_new, check_rate, check_target, per_bin, read_frames, write_film
 
 
 def film(n: int = 12, size: int = 32) -> np.ndarray:
@@ -109,3 +109,26 @@ def test_resampling_takes_the_frame_of_the_bin_s_middle() -> None:
     assert got[:, 0, 0].tolist()[:5] == [0, 2, 3, 5, 6]
     with pytest.raises(InterpretationError, match=r"expected 5 s of film as in the session, found 4 s \(120 frames at 30 Hz\)"):
         per_bin(recorded(120, 30.0), 100, 0.05, where, True)
+
+
+def test_frames_far_longer_than_wide_are_one_sentence(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 1, 400), np.uint8))
+    with pytest.raises(InterpretationError, match=r"longer side is at most 8 times the shorter, found 1 x 400 pixels"):
+        read_frames(tmp_path / "a.npy", 8)
+
+
+def test_a_gif_tells_its_rate_or_refuses_it(tmp_path: Path) -> None:
+    assert check_rate(Path("a.gif"), 20) == 20 and check_rate(Path("a.gif"), 30) == pytest.approx(100 / 3)
+    assert check_rate(Path("a.mp4"), 60) == 60
+    with pytest.raises(InterpretationError, match="expected at most 50 frames per second in a GIF, found 60"):
+        write_film(tmp_path / "a.gif", film(), 60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_is_there_is_told_of_before_sampling(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"")
+    check_new(tmp_path / "a.gif", True)
+    with pytest.raises(InterpretationError, match="already exists"):
+        check_new(tmp_path / "a.gif", False)
+    with pytest.raises(InterpretationError, match="does not exist"):
+        check_new(tmp_path / "nowhere" / "a.gif", False)
