@@ -139,7 +139,7 @@ def check_rate(path: Path, rate: float) -> float:
     """Give the frames per second at which a film is shown: a GIF counts hundredths of a second, and too fast a one is refused."""
     if path.suffix.lower() != ".gif":
         return rate
-    if rate > FASTEST_GIF:
+    if rate > 1.01 * FASTEST_GIF:  # bins of 20 ms need not be exact
         raise InterpretationError(
             f"{path}: rate: expected at most {FASTEST_GIF} frames per second in a GIF, found {rate:g}; "
             "an .mp4 can be faster, --rate sets another"
