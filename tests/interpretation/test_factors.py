@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_a_factor_is_learnt_from_the_frames_that_are_labelled(mixed: Session) ->
     day = FactorDay.of(mixed, None, 0.25, 0)
     values = day.behaviours.copy()
     values[::2] = np.nan
-    masked = FactorDay(day.counts, values, day.names, day.trials, day.held_out, day.breaks, day.bin_s)
+    masked = replace(day, behaviours=values)
     network, _ = fit_factors(masked.cut(False), FactorConfig(hidden=24, updates=100, batch=32, free=1), 0)
     assert (measures(network, day)["diagonal"] > 0.4).all()
 
