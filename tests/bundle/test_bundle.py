@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bci_align.bundle import manifest as mf
 from bci_align.bundle import trials as source_trials
 from bci_align.bundle.store import Bundle, load_bundle, save_generation
+from bci_align.decoders import Wiener
 from bci_align.errors import BundleError
 from bci_align.models.read_in import ReadIn
 from bci_align.session.types import Session, UnlabelledTrials, unlabelled
@@ -161,6 +162,16 @@ def test_source_trials_come_back_whatever_their_memory_order() -> None:
     )
     for found, expected in zip(again.counts, counts, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_decoder_comes_back_whatever_its_memory_order(small_bundle: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    d = small_bundle.manifest.latents
+    weight = np.asfortranarray(rng.standard_normal((3 * d, 2)).astype(np.float32))
+    made = Wiener(weight, np.zeros(2, np.float32), 3)
+    save_generation(small_bundle, small_bundle.read_in, tmp_path / "next", {}, decoder=made)
+    found = load_bundle(tmp_path / "next").decoder()
+    np.testing.assert_array_equal(found.arrays()["weight"], weight)
 
 
 @pytest.mark.parametrize(
