@@ -51,6 +51,8 @@ def test_the_standby_takes_over_from_a_decoder_that_dies_or_hangs(
             assert live.decoder_pid == second
             poll_until(live, lambda _: live.standby_pid is not None)
             again_at(live, kill(second, signal.SIGSTOP))
+            # An LSL inlet looks for a new outlet in its own time: the rig hears later than the decoder decodes.
+            poll_until(live, lambda _: sum(s.seq_in > ordered for _, s in thread.samples) > 5)
             frozen = [s for _, s in thread.samples if s.seq_in > ordered]
             live.order("resume")
             at = len(thread.samples)
@@ -61,7 +63,6 @@ def test_the_standby_takes_over_from_a_decoder_that_dies_or_hangs(
         # Every bin was decoded or is counted as lost; none twice.
         assert status["bins"] + status["lost"] == live.decoded() == live.counters()["bins"] + live.counters()["gaps"]
     assert status["episodes"]["RESTARTED"] == 2
-    assert len(frozen) > 5
     assert not any(s.values.any() for s in frozen)
     assert not thread.samples[-1][1].flags & Flags.FROZEN
     died = [e.content for e in audit.verify(tmp_path).entries if e.decision == "died"]
