@@ -31,8 +31,9 @@ from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 
-SHARES = (0.0, 0.25, 0.5, 1.0)
-"""Of a transfer's way, among which the objective chooses."""
+SHARES = (0.5, 1.0)
+"""Of a transfer's way, among which the objective chooses. It rates a small change of few channels below its noise: with less than
+half the way to choose from it took too little, or none, of a change that the evidence is certain of."""
 ROUNDS = 2
 """Measurements of today's tuning: the second through the latents that the first transfer gave."""
 

@@ -63,7 +63,7 @@ def test_the_record_tells_every_stage(small_bundle: Bundle, calibration: Unlabel
     assert all(np.isfinite([s["denoising"], s["kl"]]).all() for s in record["stages"])
     values = [s["denoising"] + QUICK.kl * s["kl"] for s in record["stages"]]
     assert values[1] <= values[0] + 1e-4  # a transfer that does not lower the objective is not taken
-    assert all(s["share"] in (0, 0.25, 0.5, 0.75, 1) for s in record["stages"][1:3])
+    assert all(s["share"] in (0.5, 1) for s in record["stages"][1:3])
     assert set(record["changed_channels"]) <= set(calibration.channels)
     assert record["registration"]["method"] == "identity"
     assert record["registration"]["matched"] == list(range(32))
