@@ -28,9 +28,7 @@ def write_file(path: str | Path, *, overwrite: bool = False, error: type[BciAlig
     file system are raised as ``error``; an exception of the body passes through unchanged, with nothing left behind.
     """
     path = Path(path)
-    _check_target(path, overwrite, error)
-    if path.is_dir():
-        raise error(f"{path}: expected a file to write to, found a directory")
+    check_file(path, overwrite=overwrite, error=error)
     temporary = _beside(path, TEMPORARY)
     try:
         yield temporary
@@ -44,6 +42,13 @@ def write_file(path: str | Path, *, overwrite: bool = False, error: type[BciAlig
     finally:
         # After a rename the temporary is gone; after anything else, Ctrl-C included, it must go.
         temporary.unlink(missing_ok=True)
+
+
+def check_file(path: Path, *, overwrite: bool = False, error: type[BciAlignError] = BciAlignError) -> None:
+    """Refuse at the start what :func:`write_file` would refuse after minutes of work."""
+    _check_target(path, overwrite, error)
+    if path.is_dir():
+        raise error(f"{path}: expected a file to write to, found a directory")
 
 
 def claim_directory(path: str | Path, *, error: type[BciAlignError] = BciAlignError) -> Path:

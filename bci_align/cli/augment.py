@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from bci_align.atomic import claim_directory
+from bci_align.atomic import check_file, claim_directory
 from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, table, trials_option
 from bci_align.config import AugmentConfig
 from bci_align.config import load as load_config
@@ -154,8 +154,7 @@ def generate_command(
     from bci_align.augmentation.store import load
     from bci_align.augmentation.trials import window_bins
 
-    if out.exists() and not force:
-        raise AugmentationError(f"{out}: already exists and is not overwritten unless told to (--force)")
+    check_file(out, overwrite=force, error=AugmentationError)
     if out.exists() and session.exists() and out.samefile(session):
         raise AugmentationError(
             f"{out}: expected another file than the recorded session --like, found the same; it is never replaced"

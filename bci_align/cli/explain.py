@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bci_align.atomic import check_file
 from bci_align.cli.common import as_json, emit, parse_trials, seed_option, staged_progress, trials_option
 from bci_align.config import ExplainConfig
 from bci_align.config import load as load_config
@@ -87,6 +88,8 @@ def report_command(
     if bool(bundles) != (session is not None):
         given, wanted = ("--bundle", "--session") if bundles else ("--session", "--bundle")
         raise ConfigError(f"{wanted}: expected one beside {given}, to compare two bundles on a later day, found none")
+    if out is not None:
+        check_file(out, overwrite=force, error=ConfigError)
     from bci_align.bundle.store import load_bundle
     from bci_align.interpretation.carried import check_bundle, check_day, check_units, compare
     from bci_align.interpretation.data import FactorDay

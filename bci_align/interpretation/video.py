@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bci_align.atomic import write_file
+from bci_align.atomic import check_file, write_file
 from bci_align.errors import InterpretationError
 from bci_align.session.sniff import regular_file
 
@@ -150,12 +150,7 @@ def check_rate(path: Path, rate: float) -> float:
 def check_new(path: Path, overwrite: bool) -> None:
     """Refuse before minutes of sampling what :func:`write_film` would refuse after them."""
     check_target(path)
-    if not path.parent.is_dir():
-        raise InterpretationError(f"{path}: cannot be written, because its directory {path.parent} does not exist")
-    if path.is_dir():
-        raise InterpretationError(f"{path}: expected a file to write to, found a directory")
-    if not overwrite and (path.exists() or path.is_symlink()):
-        raise InterpretationError(f"{path}: already exists and is not overwritten unless told to (--force)")
+    check_file(path, overwrite=overwrite, error=InterpretationError)
 
 
 def check_target(path: Path) -> None:
