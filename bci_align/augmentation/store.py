@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import safetensors.torch
 import torch
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import Field
 from torch import Tensor, nn
 
-from bci_align.atomic import write_directory
 from bci_align.augmentation.codes import CodeSpace, untrained
 from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.navigate import AXES, Navigator
 from bci_align.augmentation.spikes import SpikeModel
 from bci_align.augmentation.trials import LEAST_BIN_S, Scaler, TrialSet, cut, window_bins
-from bci_align.bundle.manifest import MAX_FILE, digest, read_bounded
-from bci_align.config import AugmentConfig, Strict, explain
+from bci_align.bundle.artefact import Artefact, Sealed
+from bci_align.bundle.tensors import fill, pack, unpack
+from bci_align.config import AugmentConfig
 from bci_align.errors import AugmentationError, MismatchError
 from bci_align.session.digest import digest as session_digest
 from bci_align.session.types import Session
 
-NAME, SEAL = "model.json", "model.sha256"
-VERSION = 2
-MAX_MANIFEST = 4 * 2**20
-WHAT = "model of trials"
 TWINS = ("full", "proof")
 PARTS: dict[str, tuple[str, ...]] = {
     "navigator": ("mean", "sd", "centre", "directions", "precision", "limit", "targets"),
@@ -42,7 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 """Arrays of a generator beside its networks."""
 
 
-class ModelManifest(Strict):
+class ModelManifest(Sealed):
     """The content of ``model.json``."""
 
     format: Literal["bci_align.trial_model"] = "bci_align.trial_model"
@@ -59,7 +52,6 @@ class ModelManifest(Strict):
     held_out: tuple[int, ...] = Field(min_length=1, description="places among those that the twin has not seen")
     seed: int = Field(ge=0)
     config: AugmentConfig
-    files: dict[str, str] = Field(description="SHA-256 of both files")
 
 
 @dataclass(frozen=True)
@@ -112,60 +104,22 @@ def save(model: Model, session: Session, path: Path) -> Stored:
         held_out=tuple(int(i) for i in model.held_out),
         seed=model.seed,
         config=model.config,
-        files={name: digest(data) for name, data in files.items()},
+        files={},
     )
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    with write_directory(path, error=AugmentationError) as temporary:
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        (temporary / NAME).write_bytes(text.encode())
-        (temporary / SEAL).write_bytes(f"{digest(text.encode())}\n".encode("ascii"))
+    KIND.write(path, manifest, files)
     return load(path)
 
 
 def load(path: Path) -> Stored:
     """Load and verify the model in ``path``; :class:`AugmentationError` names the file that is missing, altered or malformed."""
-    if not path.is_dir():
-        raise AugmentationError(f"{path}: expected a model directory (bci-align augment train), found {_kind(path)}")
-    manifest, identity = _read_manifest(path)
-    twins = []
-    for name in TWINS:
-        where = path / f"{name}.safetensors"
-        packed = _read(where)
-        if digest(packed) != manifest.files.get(where.name):
-            raise AugmentationError(f"{where}: expected the SHA-256 in {NAME}, found another; the file was altered")
-        twins.append(_unpack(packed, manifest, where))
+    manifest, identity, files = KIND.read(path)
+    twins = [_unpack(files[name], manifest, path / name) for name in _files(manifest)]
     model = Model(twins[0], twins[1], np.array(manifest.trials), np.array(manifest.held_out), manifest.config, manifest.seed)
     return Stored(path, manifest, identity, model)
 
 
-def _read(path: Path, most: int = MAX_FILE) -> bytes:
-    return read_bounded(path, most, WHAT, AugmentationError)
-
-
-def _read_manifest(path: Path) -> tuple[ModelManifest, str]:
-    where, data = path / NAME, _read(path / NAME, MAX_MANIFEST)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise AugmentationError(f"{where}: expected JSON, found something else ({e})") from None
-    if not isinstance(content, dict) or content.get("format") != "bci_align.trial_model":
-        raise AugmentationError(f"{where}: expected format 'bci_align.trial_model', found something else")
-    if content.get("version") != VERSION:
-        raise AugmentationError(
-            f"{where}: expected version {VERSION}, found {content.get('version')!r:.80}; "
-            "a model of another version of bci_align has to be trained again"
-        )
-    try:
-        seal = _read(path / SEAL, MAX_MANIFEST).decode(errors="replace").strip()
-        if seal != digest(data):
-            raise AugmentationError(f"{where}: expected SHA-256 {seal[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
-        manifest = ModelManifest.model_validate(content)
-    except ValidationError as e:
-        raise AugmentationError(f"{where}: {explain(ModelManifest, e)}") from None
-    if fault := _inconsistent(manifest):
-        raise AugmentationError(f"{where}: {fault}")
-    return manifest, digest(data)
+def _files(manifest: ModelManifest) -> tuple[str, ...]:
+    return tuple(f"{name}.safetensors" for name in TWINS)
 
 
 def _inconsistent(m: ModelManifest) -> str | None:
@@ -183,34 +137,28 @@ def _inconsistent(m: ModelManifest) -> str | None:
     return None
 
 
-def _kind(path: Path) -> str:
-    return "a file" if path.exists() else "nothing"
+KIND = Artefact(ModelManifest, "model.json", "trial model", AugmentationError, _files, _inconsistent)
 
 
 def _pack(generator: Generator) -> bytes:
     space = generator.space
     assert isinstance(space, CodeSpace)
-    tensors: dict[str, Tensor] = {f"encoder.{k}": v for k, v in space.encoder.state_dict().items()}
-    tensors |= {f"diffusion.{k}": v for k, v in space.diffusion.state_dict().items()}
+    tensors: dict[str, nn.Module | Tensor] = {"encoder": space.encoder, "diffusion": space.diffusion}
     tensors["gain"] = torch.from_numpy(np.ascontiguousarray(generator.gain))
     for part, names in PARTS.items():
         owner = space if part == "scaler" else generator
         for name in names:
             tensors[f"{part}.{name}"] = torch.from_numpy(np.array(getattr(getattr(owner, part), name)))
-    packed: bytes = safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})
-    return packed
+    return pack(tensors)
 
 
 def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
-    try:
-        t: dict[str, Tensor] = safetensors.torch.load(data)
-    except SafetensorError as e:
-        raise AugmentationError(f"{where}: not a safetensors file ({e})") from None
+    t = unpack(data, where, AugmentationError)
     config, channels = manifest.config, len(manifest.channels)
     bins = sum(window_bins(config, manifest.bin_s))
     encoder, diffusion = untrained(config, bins, channels, len(manifest.outputs))
-    _fill(encoder, t, "encoder", where)
-    _fill(diffusion, t, "diffusion", where)
+    fill(encoder, t, "encoder", where, AugmentationError)
+    fill(diffusion, t, "diffusion", where, AugmentationError)
     shapes = _shapes(manifest, t, config.code)
     a: dict[str, Any] = {}
     for name, shape in shapes.items():
@@ -232,21 +180,11 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
     )
 
 
-def _fill(net: nn.Module, tensors: dict[str, Tensor], name: str, where: Path) -> None:
-    """Load the tensors that begin with ``name`` into ``net``, each of which must be there and of the right shape."""
-    wanted = {f"{name}.{k}": tuple(v.shape) for k, v in net.state_dict().items()}
-    for key, shape in wanted.items():
-        _fits(key, shape, tensors.get(key), where)
-    if extra := sorted(k for k in tensors if k.startswith(f"{name}.") and k not in wanted):
-        raise AugmentationError(f"{where}: does not fit its {NAME}: expected no tensor {extra[0]!r:.80}, found one")
-    net.load_state_dict({k.removeprefix(f"{name}."): tensors[k] for k in wanted})
-
-
 def _fits(name: str, shape: tuple[int, ...], tensor: Tensor | None, where: Path) -> None:
     found = None if tensor is None else tuple(tensor.shape)
     if found != shape:
         raise AugmentationError(
-            f"{where}: does not fit its {NAME}: {name}: expected a tensor of shape {shape}, "
+            f"{where}: does not fit its manifest: {name}: expected a tensor of shape {shape}, "
             f"found {'none' if found is None else found}"
         )
 

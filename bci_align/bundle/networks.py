@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from bci_align.bundle.manifest import Manifest, PriorShape
+from bci_align.bundle.tensors import fill, pack, unpack
 from bci_align.diffusion.process import Diffusion
 from bci_align.errors import BundleError
 from bci_align.models.denoiser import LatentDenoiser
@@ -21,7 +19,7 @@ def models(manifest: Manifest, data: bytes, where: Path) -> tuple[SourceModel, D
 
     :class:`BundleError` begins with ``where`` for ``data`` that does not fit ``manifest``.
     """
-    m, tensors = manifest, _tensors(data, where)
+    m, tensors = manifest, unpack(data, where, BundleError)
     c, h = len(m.source_channels), m.hidden
     weight = tensors.get("source.readin.weight")
     if weight is None or weight.shape != (h, c):  # before a model of that size is made
@@ -29,15 +27,15 @@ def models(manifest: Manifest, data: bytes, where: Path) -> tuple[SourceModel, D
         raise BundleError(f"{where}: source.readin.weight: expected {(h, c)}, found {found}")
     source = SourceModel(c, h, m.latents, len(m.outputs))
     prior = new_prior(m.latents, m.prior)
-    _fill(source, tensors, "source.", where)
-    _fill(prior, tensors, "prior.", where)
+    fill(source, tensors, "source", where, BundleError)
+    fill(prior, tensors, "prior", where, BundleError)
     return source, prior
 
 
 def movement_prior(manifest: Manifest, data: bytes, where: Path) -> Diffusion:
     """Build the prior of the kinematics; see :meth:`bci_align.bundle.store.Bundle.movement_prior`."""
     prior = new_prior(len(manifest.outputs), manifest.prior.model_copy(update={"layers": "both"}))
-    _fill(prior, _tensors(data, where), "movement.", where)
+    fill(prior, unpack(data, where, BundleError), "movement", where, BundleError)
     return prior.eval().requires_grad_(False)
 
 
@@ -46,33 +44,6 @@ def new_prior(latents: int, shape: PriorShape) -> Diffusion:
     return Diffusion(LatentDenoiser(latents, shape.width, shape.blocks, layers=shape.layers), steps=shape.steps)
 
 
-def pack(named: Mapping[str, nn.Module]) -> bytes:
-    """Serialise the parameters of networks, each under its name."""
-    tensors = {f"{name}.{k}": v for name, module in named.items() for k, v in module.state_dict().items()}
-    return _bytes(tensors)
-
-
 def with_core(data: bytes, core: Core) -> bytes:
-    """Put another ``core`` into :func:`pack`'s bytes."""
-    return _bytes(safetensors.torch.load(data) | {f"source.core.{k}": v for k, v in core.state_dict().items()})
-
-
-def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    data: bytes = safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})
-    return data
-
-
-def _tensors(data: bytes, where: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    except SafetensorError as e:
-        raise BundleError(f"{where}: not a safetensors file ({e})") from None
-    return tensors
-
-
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, where: Path) -> None:
-    """Fill ``module`` from the tensors whose names begin with ``prefix``."""
-    try:
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, strict=True)
-    except RuntimeError as e:
-        raise BundleError(f"{where}: does not fit its manifest ({str(e).splitlines()[0]})") from None
+    """Put another ``core`` into the bytes of a bundle's networks."""
+    return pack(safetensors.torch.load(data) | {f"source.core.{k}": v for k, v in core.state_dict().items()})

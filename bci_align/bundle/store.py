@@ -16,7 +16,6 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from bci_align.atomic import write_directory
 from bci_align.bundle import graph
 from bci_align.bundle import manifest as mf
 from bci_align.bundle import trials as source_trials
@@ -112,11 +111,11 @@ def save_source(
 
     ``priors``: of the latents, and of the kinematics.
     """
-    from bci_align.bundle import networks
+    from bci_align.bundle import tensors
 
     files = {
         "core.onnx": graph.build(source.core, len(manifest.channels)),
-        mf.CORE: networks.pack({"source": source, "prior": priors[0], "movement": priors[1]}),
+        mf.CORE: tensors.pack({"source": source, "prior": priors[0], "movement": priors[1]}),
         "decoder.safetensors": _decoder_bytes(decoder),
         "read_in.safetensors": _read_in_bytes(source.read_in()),
         source_trials.NAME: source_trials.pack(trials),
@@ -166,13 +165,7 @@ def save_generation(
 def load_bundle(path: Path | str) -> Bundle:
     """Load and verify a bundle; :class:`BundleError` names the file that is missing, altered or malformed."""
     path = Path(path)
-    manifest, identity = mf.read(path)
-    files = {}
-    for name in mf.FILES:
-        data = mf.read_bounded(path / name)
-        if mf.digest(data) != manifest.files[name]:
-            raise BundleError(f"{path / name}: expected SHA-256 {manifest.files[name][:12]}..., found {mf.digest(data)[:12]}...")
-        files[name] = data
+    manifest, identity, files = mf.BUNDLE.read(path)
     if manifest.decoder not in KINDS:
         raise BundleError(f"{path / mf.NAME}: decoder: expected one of {', '.join(KINDS)}, found {manifest.decoder!r}")
     arrays = _tensors(files["read_in.safetensors"], path / "read_in.safetensors")
@@ -188,14 +181,7 @@ def load_bundle(path: Path | str) -> Bundle:
 
 
 def _write(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
-    manifest = manifest.model_copy(update={"files": {name: mf.digest(data) for name, data in files.items()}})
-    with write_directory(path, error=BundleError) as temporary:
-        try:
-            for name, data in files.items():
-                (temporary / name).write_bytes(data)
-            mf.write(manifest, temporary)
-        except OSError as e:
-            raise BundleError(f"{path}: cannot be written ({e.strerror})") from None
+    mf.BUNDLE.write(path, manifest, files)
     return load_bundle(path)
 
 

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import safetensors.numpy
-import safetensors.torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from bci_align.atomic import write_directory
-from bci_align.bundle.manifest import digest, read_bounded
-from bci_align.config import BehaviourConfig, FactorConfig, FilmConfig, Strict, explain
+from bci_align.bundle.artefact import Artefact, Sealed
+from bci_align.bundle.tensors import fill, pack, unpack
+from bci_align.config import BehaviourConfig, FactorConfig, FilmConfig, Strict
 from bci_align.errors import InterpretationError
 from bci_align.interpretation.clips import Filming
 from bci_align.interpretation.data import FactorDay
 from bci_align.interpretation.scene import Scene
 from bci_align.models.factor_vae import FactorVAE
 
-FORMAT = "bci_align.factors"
-NAME, SEAL = "manifest.json", "manifest.sha256"
+NAME = "manifest.json"
 FACTORS, DAY, FILM = "factors.safetensors", "day.safetensors", "film.safetensors"
-MAX_MANIFEST = 4 * 2**20
-WHAT = "factor model"
 
 
 class FilmShape(Strict):
@@ -44,7 +39,7 @@ class FilmShape(Strict):
     record: dict[str, Any] = Field(description="how it was trained and how well it sees")
 
 
-class FactorManifest(Strict):
+class FactorManifest(Sealed):
     """The content of a factor model's ``manifest.json``."""
 
     format: Literal["bci_align.factors"] = "bci_align.factors"
@@ -59,7 +54,6 @@ class FactorManifest(Strict):
     seed: int
     training: dict[str, Any] = Field(description="last losses, CPU seconds, versions")
     film: FilmShape | None = None
-    files: dict[str, str] = Field(description="SHA-256 of every file")
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -88,33 +82,18 @@ class FactorModel:
 
 def save_model(path: Path, manifest: FactorManifest, network: FactorVAE, day: FactorDay, filming: Filming | None) -> FactorModel:
     """Write a factor model to ``path``, which must not exist, whole or not at all; ``manifest.files`` is filled in here."""
-    files = {FACTORS: _pack(network), DAY: _day_bytes(day)} | ({FILM: _pack(filming)} if filming is not None else {})
-    manifest = manifest.model_copy(update={"files": {name: digest(data) for name, data in files.items()}})
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=False, allow_nan=False) + "\n"
-    with write_directory(path, error=InterpretationError) as temporary:
-        try:
-            for name, data in files.items():
-                (temporary / name).write_bytes(data)
-            (temporary / NAME).write_bytes(text.encode())
-            (temporary / SEAL).write_bytes(f"{digest(text.encode())}\n".encode("ascii"))
-        except OSError as e:
-            raise InterpretationError(f"{path}: cannot be written ({e.strerror})") from None
+    files = {FACTORS: pack({"": network}), DAY: _day_bytes(day)} | ({FILM: pack({"": filming})} if filming is not None else {})
+    KIND.write(path, manifest, files)
     return load_model(path)
 
 
 def load_model(path: Path | str) -> FactorModel:
     """Load and verify a factor model; :class:`InterpretationError` names the file that is missing, altered or malformed."""
     path = Path(path)
-    manifest, identity = _read_manifest(path)
-    files = {}
-    for name, told in manifest.files.items():
-        data = read_bounded(path / name, artefact=WHAT, error=InterpretationError)
-        if digest(data) != told:
-            raise InterpretationError(f"{path / name}: expected SHA-256 {told[:12]}..., found {digest(data)[:12]}...")
-        files[name] = data
+    manifest, identity, files = KIND.read(path)
     c = manifest.config
     network = FactorVAE(len(manifest.channels), len(manifest.behaviours), c.free, c.hidden, c.head)
-    _fill(network, files[FACTORS], path / FACTORS)
+    _fill(network, files, path / FACTORS)
     filming = None
     if manifest.film is not None:
         f = manifest.film
@@ -122,60 +101,21 @@ def load_model(path: Path | str) -> FactorModel:
             filming = Filming.empty((f.height, f.width), f.codes, len(manifest.factors), f.length, f.config)
         except ValueError as e:
             raise InterpretationError(f"{path / NAME}: film: {e}") from None
-        _fill(filming, files[FILM], path / FILM)
+        _fill(filming, files, path / FILM)
         filming.eval().requires_grad_(False)
     day = _day(files[DAY], path / DAY, manifest)
     return FactorModel(path, manifest, identity, network.eval().requires_grad_(False), day, filming)
 
 
-def _read_manifest(path: Path) -> tuple[FactorManifest, str]:
-    if not path.is_dir():
-        what = "is a file, not a factor model's directory" if path.exists() else f"no such {WHAT}"
-        raise InterpretationError(f"{path}: {what}")
-    data = read_bounded(path / NAME, MAX_MANIFEST, WHAT, InterpretationError)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise InterpretationError(f"{path / NAME}: expected JSON, found something else ({e})") from None
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != FORMAT:
-        raise InterpretationError(f"{path / NAME}: expected format {FORMAT!r}, found {found!r:.80}")
-    try:
-        manifest = FactorManifest.model_validate(content)
-    except ValidationError as e:
-        raise InterpretationError(f"{path / NAME}: {explain(FactorManifest, e)}") from None
-    seal = read_bounded(path / SEAL, MAX_MANIFEST, WHAT, InterpretationError).decode(errors="replace").strip()
-    if seal != digest(data):
-        raise InterpretationError(f"{path / NAME}: expected SHA-256 {seal[:12]}... as in {SEAL}, found {digest(data)[:12]}...")
-    expected = {FACTORS, DAY} | ({FILM} if manifest.film is not None else set())
-    if set(manifest.files) != expected:
-        raise InterpretationError(
-            f"{path / NAME}: files: expected {', '.join(sorted(expected))}, found {', '.join(manifest.files)}"
-        )
-    return manifest, digest(data)
+def _fill(module: nn.Module, files: dict[str, bytes], where: Path) -> None:
+    fill(module, unpack(files[where.name], where, InterpretationError), "", where, InterpretationError)
 
 
-def _pack(module: nn.Module) -> bytes:
-    # Tied tensors do not exist here; contiguous copies, because safetensors writes an array's memory as it lies.
-    data: bytes = safetensors.torch.save({k: v.detach().contiguous() for k, v in module.state_dict().items()})
-    return data
+def _files(manifest: FactorManifest) -> tuple[str, ...]:
+    return (FACTORS, DAY, FILM) if manifest.film is not None else (FACTORS, DAY)
 
 
-def _fill(module: nn.Module, data: bytes, where: Path) -> None:
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    except SafetensorError as e:
-        raise InterpretationError(f"{where}: not a safetensors file ({e})") from None
-    wanted = module.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
-        expected, found = (_shape(t.get(name)) for t in (wanted, tensors))
-        if expected != found:
-            raise InterpretationError(f"{where}: does not fit its manifest: tensor {name!r}: expected {expected}, found {found}")
-    module.load_state_dict(tensors, strict=True)
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "none" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+KIND = Artefact(FactorManifest, NAME, "factor model", InterpretationError, _files, sort_keys=False)  # factors are in that order
 
 
 def _day_bytes(day: FactorDay) -> bytes:

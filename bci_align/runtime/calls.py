@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.bundle.manifest import digest
+from bci_align.bundle.artefact import digest
 from bci_align.bundle.store import Bundle
 from bci_align.config import ChecksConfig, LiveConfig, PromotionConfig, SafetyConfig
 from bci_align.errors import RuntimeFault

@@ -33,7 +33,7 @@ def write(out: Path, bundle: Path, committed: Path) -> None:
 
     Replaces what was there in one rename; :class:`RuntimeFault` if that cannot be, :class:`BundleError` if it is no generation.
     """
-    manifest, identity = mf.read(committed)
+    manifest, identity = mf.BUNDLE.read_manifest(committed)
     if committed.resolve() == bundle.resolve():
         found = Committed(root="bundle", path=".", identity=identity, generation=manifest.generation)
     elif (path := committed.resolve()).is_relative_to(out.resolve()):

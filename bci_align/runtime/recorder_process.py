@@ -155,7 +155,7 @@ class _Recorder:
 
 def about(bundle: Path) -> About:
     """What a recording that begins now with ``bundle`` says of itself."""
-    m, identity = mf.read(bundle)
+    m, identity = mf.BUNDLE.read_manifest(bundle)
     started = datetime.now(UTC).isoformat(timespec="milliseconds")
     where = str(bundle.resolve()).encode(errors="replace").decode()
     return About(m.channels, m.outputs, m.units, m.bin_s, where, identity, started, versions())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bci_align.bundle import manifest as mf
 from bci_align.bundle import trials as source_trials
+from bci_align.bundle.artefact import digest
 from bci_align.bundle.store import Bundle, load_bundle, save_generation
 from bci_align.decoders import Wiener
 from bci_align.errors import BundleError
@@ -29,7 +30,7 @@ def reseal(bundle: Path, **change: object) -> None:
     """Change a manifest and its seal, as somebody would who knows both."""
     manifest = json.loads((bundle / mf.NAME).read_text()) | change
     (bundle / mf.NAME).write_text(json.dumps(manifest))
-    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()) + "\n")
+    (bundle / mf.BUNDLE.seal).write_text(digest((bundle / mf.NAME).read_bytes()) + "\n")
 
 
 def test_onnx_and_torch_agree_on_every_bin(small_bundle: Bundle, small_days: tuple[Session, Session]) -> None:
@@ -225,7 +226,7 @@ def test_a_pickle_offered_as_a_model_is_refused(copy: Path, tmp_path: Path) -> N
 
     (copy / "core.safetensors").write_bytes(pickle.dumps(Bomb()))
     manifest = json.loads((copy / mf.NAME).read_text())
-    manifest["files"]["core.safetensors"] = mf.digest((copy / "core.safetensors").read_bytes())
+    manifest["files"]["core.safetensors"] = digest((copy / "core.safetensors").read_bytes())
     reseal(copy, files=manifest["files"])
     with pytest.raises(BundleError, match="not a safetensors file"):
         load_bundle(copy).models()

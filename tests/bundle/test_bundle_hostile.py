@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from bci_align.bundle import manifest as mf
+from bci_align.bundle.artefact import MAX_MANIFEST, digest
 from bci_align.bundle.store import Bundle, load_bundle
 from bci_align.errors import BundleError
 
@@ -32,7 +33,7 @@ def shared_copy(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def copy(shared_copy: Path, small_bundle: Bundle) -> Path:
     """A copy as it was made; what the test before did to it is undone."""
-    for name in (mf.NAME, mf.SEAL, *mf.FILES):
+    for name in (mf.NAME, mf.BUNDLE.seal, *mf.FILES):
         (shared_copy / name).write_bytes((small_bundle.path / name).read_bytes())
     return shared_copy
 
@@ -42,9 +43,9 @@ def put(bundle: Path, name: str, data: bytes) -> None:
     (bundle / name).write_bytes(data)
     if name != mf.NAME:
         content = json.loads((bundle / mf.NAME).read_text())
-        content["files"][name] = mf.digest(data)
+        content["files"][name] = digest(data)
         (bundle / mf.NAME).write_text(json.dumps(content))
-    (bundle / mf.SEAL).write_text(mf.digest((bundle / mf.NAME).read_bytes()) + "\n")
+    (bundle / mf.BUNDLE.seal).write_text(digest((bundle / mf.NAME).read_bytes()) + "\n")
 
 
 def use(path: Path) -> None:
@@ -129,8 +130,8 @@ def test_a_model_larger_than_its_weights_is_never_made(copy: Path, small_bundle:
     put(copy, mf.NAME, json.dumps(json.loads((copy / mf.NAME).read_text()) | {"source_channels": many}).encode())
     with pytest.raises(BundleError, match=r"source\.readin\.weight: expected \(32, 100000\), found \(32, 32\)"):
         load_bundle(copy).models()
-    put(copy, mf.NAME, b"{" + b" " * mf.MAX_MANIFEST + b"}")
-    with pytest.raises(BundleError, match=f"manifest.json: expected at most {mf.MAX_MANIFEST} bytes"):
+    put(copy, mf.NAME, b"{" + b" " * MAX_MANIFEST + b"}")
+    with pytest.raises(BundleError, match=f"manifest.json: expected at most {MAX_MANIFEST} bytes"):
         load_bundle(copy)
 
 
@@ -187,13 +188,13 @@ def test_a_decoder_of_another_size(copy: Path) -> None:
 @pytest.mark.parametrize("name", ["../core.onnx", "/etc/passwd", "core.onnx/../../x", ""])
 def test_no_path_comes_out_of_a_manifest(copy: Path, name: str) -> None:
     content = json.loads((copy / mf.NAME).read_text())
-    content["files"] = {name: mf.digest(b""), **{k: v for k, v in content["files"].items() if k != "core.onnx"}}
+    content["files"] = {name: digest(b""), **{k: v for k, v in content["files"].items() if k != "core.onnx"}}
     put(copy, mf.NAME, json.dumps(content).encode())
     with pytest.raises(BundleError, match=r"manifest\.json: files: expected"):
         load_bundle(copy)
 
 
-@pytest.mark.parametrize("name", [mf.NAME, mf.SEAL, *mf.FILES])
+@pytest.mark.parametrize("name", [mf.NAME, mf.BUNDLE.seal, *mf.FILES])
 def test_no_link_is_followed(copy: Path, tmp_path: Path, name: str) -> None:
     shutil.copy(copy / name, tmp_path / "elsewhere")
     linked = Path(shutil.copytree(copy, tmp_path / "linked"))

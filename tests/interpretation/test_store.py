@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bci_align.bundle.manifest import digest
+from bci_align.bundle.artefact import digest
 from bci_align.errors import InterpretationError
-from bci_align.interpretation.store import DAY, FACTORS, FILM, NAME, SEAL, FactorModel, load_model
+from bci_align.interpretation.store import DAY, FACTORS, FILM, KIND, NAME, FactorModel, load_model
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_flipped_bit_is_named(copy: Path, name: str) -> None:
         load_model(copy)
 
 
-@pytest.mark.parametrize("name", [FACTORS, DAY, FILM, NAME, SEAL])
+@pytest.mark.parametrize("name", [FACTORS, DAY, FILM, NAME, KIND.seal])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(InterpretationError, match=rf"{name}: expected a plain file of the factor model, found nothing"):
@@ -52,7 +52,7 @@ def _edit(path: Path, **changes: object) -> None:
     content = json.loads((path / NAME).read_text()) | changes
     data = json.dumps(content).encode()
     (path / NAME).write_bytes(data)
-    (path / SEAL).write_text(f"{digest(data)}\n")
+    (path / KIND.seal).write_text(f"{digest(data)}\n")
 
 
 def test_a_manifest_of_something_else_is_named(copy: Path) -> None:
@@ -80,7 +80,7 @@ def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(InterpretationError, match="no such factor model"):
         load_model(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InterpretationError, match="is a file, not a factor model's directory"):
+    with pytest.raises(InterpretationError, match="is a file, not a factor model directory"):
         load_model(tmp_path / "file")
 
 
