@@ -85,7 +85,8 @@ def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSe
     """Cut the windows of ``trials`` (indices) out of ``session``; gives the set and the indices that are in it.
 
     Rates are counts smoothed by a Gaussian within the stretch that holds the trial. A trial whose window would leave its stretch
-    is left out. :class:`AugmentationError` for a session without kinematics or targets, and where too few trials are left.
+    is left out. :class:`AugmentationError` for a session without kinematics or targets, where too few trials are left, and for
+    windows that overlap: a trial that is held out would be seen in its neighbours'.
     """
     if session.kinematics is None:
         raise AugmentationError(f"session {session.name!r}: kinematics: expected some to generate beside rates, found none")
@@ -105,6 +106,7 @@ def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSe
             f"session {session.name!r}: expected at least {config.min_trials} rewarded trials with {config.before_s:g} s before "
             f"and {config.after_s:g} s after the go cue, found {len(kept)} of {len(trials)}"
         )
+    _check_apart(session, np.array(starts), np.array(kept), before + after)
     rows = np.array(starts)[:, None] + np.arange(before + after)
     rates = np.empty(session.counts.shape, np.float32)
     for a, b in session.stretches():
@@ -113,6 +115,19 @@ def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSe
     chosen = np.array(kept, np.intp)
     target = np.asarray(session.trials.target, float)[chosen]
     return TrialSet(session.counts[rows].astype(np.float32), rates[rows], session.kinematics[rows], target), chosen
+
+
+def _check_apart(session: Session, starts: Index, trials: Index, bins: int) -> None:
+    order = np.argsort(starts, kind="stable")
+    apart = np.diff(starts[order])
+    near = np.flatnonzero(apart < bins)
+    if len(near):
+        a, b = (int(trials[order[near[0] + k]]) for k in (0, 1))
+        raise AugmentationError(
+            f"session {session.name!r}: before_s and after_s: expected windows of at most {apart.min() * session.bin_s:g} s, the "
+            f"shortest time between two go cues, found {bins * session.bin_s:g} s: {len(near)} of {len(trials)} windows reach "
+            f"into the next one, that of trial {a} into trial {b}'s"
+        )
 
 
 def _check_targets(session: Session, trials: Index) -> None:

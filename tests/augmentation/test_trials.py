@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bci_align.augmentation.trials import Scaler, TrialSet, cut, window_bins
+from bci_align.augmentation.trials import Scaler, TrialSet, anchors, cut, window_bins
 from bci_align.config import AugmentConfig
 from bci_align.errors import AugmentationError
 from bci_align.session.types import Session
@@ -36,6 +36,20 @@ def test_a_window_that_would_cross_a_break_is_left_out(small_days: Days) -> None
     long = TINY.model_copy(update={"before_s": 1.5})
     assert i in cut(day, day.rewarded(), long)[1]
     assert i not in cut(broken, day.rewarded(), long)[1]
+
+
+def test_windows_that_reach_into_each_other_are_refused(small_days: Days) -> None:
+    """A held-out trial's bins must be in no other trial's window."""
+    day = small_days[0]
+    trials = day.rewarded()
+    shortest = int(np.diff(np.sort(anchors(day, trials))).min())
+    most = TINY.model_copy(update={"before_s": 0.0, "after_s": shortest * day.bin_s})
+    assert len(cut(day, trials, most)[1]) > len(trials) - 3
+    longer = TINY.model_copy(update={"before_s": day.bin_s, "after_s": shortest * day.bin_s})
+    told = rf"windows of at most {shortest * day.bin_s:g} s, the shortest .*, found {(shortest + 1) * day.bin_s:g} s: \d+ of"
+    with pytest.raises(AugmentationError, match=told):
+        cut(day, trials, longer)
+    assert len(cut(day, trials[::2], longer)[1])
 
 
 def test_what_a_session_lacks_is_said_in_a_sentence(small_days: Days) -> None:
