@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, ValidationInfo, field_validator
 
 from bci_align.config.base import Strict
 
@@ -17,6 +17,9 @@ class BehaviourConfig(Strict):
         "value",
         description="value: the one column; length: of the vector of columns; speed: length of its change per second; "
         "mean: of the columns, each in its standard deviations",
+    )
+    sd: tuple[PositiveFloat, ...] | None = Field(
+        None, description="of a mean, those standard deviations; none takes the training trials', for later days, too"
     )
 
 
@@ -58,7 +61,7 @@ class FilmConfig(Strict):
     codec: Literal["pca", "convolutional"] = Field("pca", description="how frames become codes; convolutional suits a camera")
     components: int = Field(32, ge=2, le=256, description="codes per frame, at most")
     codec_epochs: int = Field(30, ge=1, description="passes over the frames for a convolutional codec")
-    window: int = Field(5, ge=1, le=31, description="frames that the linear frame encoder sees at once")
+    window: int = Field(5, ge=1, le=31, description="frames that the linear frame encoder sees at once; an odd number")
     space: Literal["codes", "pixels"] = Field(
         "codes", description="what is diffused: clips of codes, or of pixels by a U-Net as in the paper, which wants a GPU"
     )
@@ -74,6 +77,14 @@ class FilmConfig(Strict):
     scale: float = Field(6000.0, ge=0, description="scale of the guide's gradient")
     cap: float = Field(95.0, gt=0, le=100, description="percentile of the real clips' variance beyond which the guide stops")
     free_weight: float = Field(2.0, ge=0, description="weight of classifier-free guidance")
+
+    @field_validator("window")
+    @classmethod
+    def _fits_a_clip(cls, value: int, known: ValidationInfo) -> int:
+        length = known.data.get("length", value + 1)  # a length at fault is told by itself
+        if value % 2 == 0 or value >= length:
+            raise ValueError(f"expected an odd number below length ({length})")
+        return value
 
 
 class ExplainConfig(Strict):

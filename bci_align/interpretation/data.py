@@ -52,7 +52,8 @@ def standard(session: Session) -> dict[str, BehaviourConfig]:
 def behaviours(session: Session, wanted: Mapping[str, BehaviourConfig] | None = None) -> tuple[Array, tuple[str, ...]]:
     """Behaviours (T, B) of a ``session`` and their names, in the order of ``wanted`` (none: :func:`standard`).
 
-    :class:`InterpretationError` for a session without kinematics, and for columns that it does not have.
+    :class:`InterpretationError` for a session without kinematics, for columns that it does not have, and for a mean whose
+    standard deviations are not known (:func:`settled` fills them in).
     """
     where = f"session {session.name!r}"
     if session.kinematics is None:
@@ -67,6 +68,11 @@ def behaviours(session: Session, wanted: Mapping[str, BehaviourConfig] | None = 
                 )
         if how.how == "value" and len(how.columns) != 1:
             raise InterpretationError(f"{where}: behaviour {name!r}: expected one column for a value, found {len(how.columns)}")
+        if how.how == "mean" and len(how.sd or ()) != len(how.columns):
+            raise InterpretationError(
+                f"{where}: behaviour {name!r}: expected {len(how.columns)} standard deviations, one per column, "
+                f"found {len(how.sd or ())}"
+            )
         columns.append(_made(session, how))
     return np.stack(columns, axis=1).astype(np.float32), tuple(wanted)
 
@@ -78,26 +84,40 @@ def _made(session: Session, how: BehaviourConfig) -> NDArray[np.float64]:
     if how.how == "value":
         return x[:, 0]
     if how.how == "mean":
-        sd = x.std(0)
-        return np.asarray((x / np.where(sd > 0, sd, 1.0)).mean(1))
+        return np.asarray((x / np.array(how.sd)).mean(1))
     if how.how == "speed":
         x = np.concatenate([np.gradient(x[a:b], axis=0) if b - a > 1 else 0 * x[a:b] for a, b in session.stretches()])
         x = x / session.bin_s
     return np.asarray(np.linalg.norm(x, axis=1))
 
 
+def settled(session: Session, wanted: Mapping[str, BehaviourConfig], rows: NDArray[np.int64]) -> dict[str, BehaviourConfig]:
+    """``wanted`` with what is measured filled in: standard deviations of a mean's columns in the trials ``rows`` (n, 2).
+
+    Those are the training trials': a behaviour is one and the same thing in held-out trials and on later days. A column that
+    never changes there counts in its own unit; so does one that the session does not have, which :func:`behaviours` refuses.
+    """
+    out = dict(wanted)
+    for name, how in wanted.items():
+        if how.how == "mean" and how.sd is None and session.kinematics is not None:
+            inside = np.concatenate([session.kinematics[a:b] for a, b in rows]).astype(np.float64)
+            at = {c: np.nanstd(inside[:, i]) for i, c in enumerate(session.kinematics_names) if c in how.columns}
+            out[name] = how.model_copy(update={"sd": tuple(float(at.get(c, 0.0)) or 1.0 for c in how.columns)})
+    return out
+
+
 @dataclass(frozen=True)
 class FactorDay:
     """A whole session as a factor model keeps it.
 
-    ``counts`` (T, C) spikes per bin, ``behaviours`` (T, B) in their own units with ``names`` (B); ``trials`` (n, 2) first bin and
-    one past the last of every rewarded trial, ``held_out`` (n,) which of them trained nothing; ``breaks`` bins after a gap;
-    ``bin_s`` seconds; ``numbers`` (n,) the trials' indices in the session.
+    ``counts`` (T, C) spikes per bin, ``behaviours`` (T, B) in their own units and what they are ``made_of``, by name; ``trials``
+    (n, 2) first bin and one past the last of every rewarded trial, ``held_out`` (n,) which of them trained nothing; ``breaks``
+    bins after a gap; ``bin_s`` seconds; ``numbers`` (n,) the trials' indices in the session.
     """
 
     counts: NDArray[np.int32]
     behaviours: Array
-    names: tuple[str, ...]
+    made_of: Mapping[str, BehaviourConfig]
     trials: NDArray[np.int64]
     held_out: Bools
     breaks: tuple[int, ...]
@@ -107,14 +127,15 @@ class FactorDay:
     @classmethod
     def of(cls, session: Session, wanted: Mapping[str, BehaviourConfig] | None, share: float, seed: int) -> FactorDay:
         """Take a session; ``share`` of its rewarded trials, drawn by ``seed``, are held out. Errors as :func:`behaviours`."""
-        values, names = behaviours(session, wanted)
         rewarded = session.rewarded()
         if len(rewarded) < 2:
             raise InterpretationError(f"session {session.name!r}: expected at least 2 rewarded trials, found {len(rewarded)}")
         _, held_out = source_split(session, share, seed)
         bins = np.array([session.trial_bins(int(i)) for i in rewarded], np.int64)
         out = np.isin(rewarded, held_out)
-        return cls(session.counts, values, names, bins, out, session.breaks, session.bin_s, rewarded.astype(np.int64))
+        made_of = settled(session, wanted or standard(session), bins[~out])
+        values, _ = behaviours(session, made_of)
+        return cls(session.counts, values, made_of, bins, out, session.breaks, session.bin_s, rewarded.astype(np.int64))
 
     @classmethod
     def later(cls, session: Session, wanted: Mapping[str, BehaviourConfig], trials: NDArray[np.intp]) -> FactorDay:
@@ -127,12 +148,17 @@ class FactorDay:
         where = f"session {session.name!r}"
         if len(trials) < LEAST_TRIALS:
             raise InterpretationError(f"{where}: expected at least {LEAST_TRIALS} trials to judge by, found {len(trials)}")
-        values, names = behaviours(session, wanted)
+        values, _ = behaviours(session, wanted)
         bins = np.array([session.trial_bins(int(i)) for i in trials], np.int64)
         every = np.ones(len(trials), np.bool_)
-        day = cls(session.counts, values, names, bins, every, session.breaks, session.bin_s, trials.astype(np.int64))
+        day = cls(session.counts, values, wanted, bins, every, session.breaks, session.bin_s, trials.astype(np.int64))
         check_varies(day.cut(True), where, "scored")
         return day
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the behaviours (B)."""
+        return tuple(self.made_of)
 
     def rows(self, held_out: bool) -> NDArray[np.int64]:
         """First and one past the last bin (n, 2) of the trials that are held out, or of the others."""

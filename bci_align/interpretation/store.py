@@ -154,4 +154,4 @@ def _day(data: bytes, where: Path, manifest: FactorManifest) -> FactorDay:
     )
     if not fits:
         raise InterpretationError(f"{where}: does not fit its manifest (counts {counts.shape}, behaviours {values.shape})")
-    return FactorDay(counts, values, names, trials, held_out, breaks, manifest.bin_s, numbers)
+    return FactorDay(counts, values, manifest.behaviours, trials, held_out, breaks, manifest.bin_s, numbers)

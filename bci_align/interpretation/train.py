@@ -16,7 +16,7 @@ from bci_align.config import ExplainConfig
 from bci_align.errors import InterpretationError
 from bci_align.interpretation.bootstrap import check_resamples
 from bci_align.interpretation.clips import Filming, fit_filming
-from bci_align.interpretation.data import FactorDay, check_varies, standard, units
+from bci_align.interpretation.data import FactorDay, check_varies, units
 from bci_align.interpretation.factors import fit_factors, read_factors
 from bci_align.interpretation.measures import Frames, measure
 from bci_align.interpretation.scene import Scene, render, set_scene
@@ -53,8 +53,9 @@ def train_model(
         raise InterpretationError(
             f"session {session.name!r}: expected at least {config.factors.min_trials} rewarded trials, found {rewarded}"
         )
-    wanted = config.behaviours or standard(session)
-    day = FactorDay.of(session, wanted, config.factors.held_out, seed)
+    day = FactorDay.of(session, config.behaviours, config.factors.held_out, seed)
+    if film and len(day.names) + config.factors.free < 2:
+        raise InterpretationError("film: expected two factors or more, one of which to tell from the others, found one")
     # What can be refused is refused before minutes of training.
     frames, scene = _frames(session, day, config, camera, resample) if film else (None, None)
     where, training = f"session {session.name!r}", day.cut(False)
@@ -81,8 +82,8 @@ def train_model(
         counts_sha256=session.fingerprint(),
         channels=session.channels,
         bin_s=session.bin_s,
-        behaviours=wanted,
-        units=units(session, wanted),
+        behaviours=dict(day.made_of),
+        units=units(session, day.made_of),
         config=config.factors,
         seed=seed,
         training={"losses": losses, "trials": len(training), "held_out": int(day.held_out.sum()), **cost, "versions": versions()},

@@ -38,10 +38,28 @@ def test_speed_is_the_length_of_the_change_and_never_crosses_a_gap(day: Session)
 
 def test_a_mean_is_of_columns_in_their_standard_deviations(day: Session) -> None:
     assert day.kinematics is not None
-    values, _ = behaviours(day, {"both": BehaviourConfig(columns=("vx", "grip"), how="mean")})
+    wanted = {"both": BehaviourConfig(columns=("vx", "grip"), how="mean")}
+    of = FactorDay.of(day, wanted, 0.25, 0)
     k = day.kinematics.astype(np.float64)
-    expected = (k[:, 0] / k[:, 0].std() + k[:, 2] / k[:, 2].std()) / 2
-    assert values[:, 0] == pytest.approx(expected, abs=1e-5)
+    trained = np.concatenate([k[a:b] for a, b in of.rows(False)])
+    sd = trained.std(0)
+    assert of.behaviours[:, 0] == pytest.approx((k[:, 0] / sd[0] + k[:, 2] / sd[2]) / 2, abs=1e-5)
+    # The same thing on a later day, whatever is large there.
+    louder = replace(day, kinematics=3 * day.kinematics)
+    later = FactorDay.later(louder, of.made_of, louder.rewarded())
+    assert later.behaviours == pytest.approx(3 * of.behaviours, rel=1e-4, abs=1e-5)
+    with pytest.raises(InterpretationError, match="'both': expected 2 standard deviations, one per column, found 0"):
+        behaviours(day, wanted)
+
+
+def test_held_out_trials_do_not_say_what_a_mean_is(day: Session) -> None:
+    wanted = {"both": BehaviourConfig(columns=("vx", "grip"), how="mean")}
+    of = FactorDay.of(day, wanted, 0.25, 0)
+    assert day.kinematics is not None
+    k = day.kinematics.copy()
+    for a, b in of.rows(True):
+        k[a:b] *= 5
+    assert FactorDay.of(replace(day, kinematics=k), wanted, 0.25, 0).made_of == of.made_of
 
 
 def test_no_behaviour_is_one_sentence(day: Session) -> None:
