@@ -85,6 +85,8 @@ def report_command(
     """
     if len(bundles) not in (0, 2):
         raise ConfigError(f"--bundle: expected two, before and after the alignment, or none, found {len(bundles)}")
+    if trials != ":" and session is None:
+        raise ConfigError(f"--trials: expected --session with it, whose trials they are, found {trials!r} alone")
     if bool(bundles) != (session is not None):
         given, wanted = ("--bundle", "--session") if bundles else ("--session", "--bundle")
         raise ConfigError(f"{wanted}: expected one beside {given}, to compare two bundles on a later day, found none")

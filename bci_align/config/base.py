@@ -94,7 +94,7 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {where!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {where!r}"
     if first["type"] == "missing":
         return f"missing key {where!r}"
-    return f"key {where!r}: {first['msg']:.400}, found {first['input']!r:.200}"
+    return f"key {where!r}: {first['msg'].removeprefix('Value error, '):.400}, found {first['input']!r:.200}"
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

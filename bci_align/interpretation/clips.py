@@ -37,14 +37,13 @@ class Filming(nn.Module):
     """Everything that a film is made with; all of it is in ``state_dict``.
 
     ``z_mean``, ``z_sd`` (D,) standardise factors; ``caps`` (D,) are the real clips' percentiles of the variance of the *encoded*
-    factors; ``typical`` (D,) their means; ``lead`` (L, D) for each factor the trajectory of the real clip whose variance lies at
+    factors; ``lead`` (L, D) for each factor the trajectory of the real clip whose variance lies at
     the percentile: what naive manipulation and classifier-free guidance let the factor do.
     """
 
     z_mean: Tensor
     z_sd: Tensor
     caps: Tensor
-    typical: Tensor
     lead: Tensor
 
     def __init__(self, codec: FrameCodec, codes: int, factors: int, length: int, config: FilmConfig) -> None:
@@ -58,7 +57,6 @@ class Filming(nn.Module):
         self.register_buffer("z_mean", torch.zeros(factors))
         self.register_buffer("z_sd", torch.ones(factors))
         self.register_buffer("caps", torch.ones(factors))
-        self.register_buffer("typical", torch.ones(factors))
         self.register_buffer("lead", torch.zeros(length, factors))
 
     def sample_shape(self) -> tuple[int, ...]:
@@ -120,8 +118,9 @@ def fit_filming(
     the variance, and the encoder's R2 of every factor. :class:`InterpretationError` for trials too short for a clip.
     """
     length = min(config.length, windows.window_length([len(f) for f in frames], [0] * len(frames)))
-    if length < config.window or length > max(len(f) for f in frames):
-        raise InterpretationError(f"film: expected trials of at least {max(length, config.window)} bins, found shorter ones")
+    least = max(length, config.window + 1)  # a window's answers must be two or more: their variance in a clip is what guides
+    if length < least or length > max(len(f) for f in frames):
+        raise InterpretationError(f"film: expected trials of at least {least} bins, found shorter ones")
     codec = fit_codec(np.concatenate(frames), config, seed, _stage(progress, "frame codec"))
     z_all = np.concatenate(factors)
     mean, sd = z_all.mean(0), np.maximum(z_all.std(0), 1e-6)
@@ -189,7 +188,6 @@ def _limits(made: Filming, drawn: list[tuple[Tensor, Tensor]]) -> None:
     """Percentiles of the variance in real clips, and for each factor the clip that lies there."""
     seen = torch.cat([made.encoder(c).var(1) for c, _ in drawn])
     made.caps.copy_(torch.quantile(seen, made.config.cap / 100, dim=0))
-    made.typical.copy_(seen.mean(0))
     z = torch.cat([z for _, z in drawn])
     variance = z.var(1)
     at = (variance - torch.quantile(variance, made.config.cap / 100, dim=0)).abs().argmin(0)

@@ -68,7 +68,5 @@ def fit_encoder(encoder: FrameEncoder, codes: list[Tensor], factors: list[Tensor
     a, b = a - centre, b - level
     gram = a.T @ a + ridge * torch.eye(a.shape[1], dtype=a.dtype)
     weight = torch.linalg.solve(gram, a.T @ b)
-    rest = b - a @ weight
     encoder.weight.copy_(weight.T.float())
     encoder.bias.copy_((level - centre @ weight).float())
-    encoder.covariance.copy_((rest.T @ rest / len(rest)).float())

@@ -78,12 +78,10 @@ class FrameEncoder(nn.Module):
     """Windowed linear frame encoder: codes (B, L, k) -> factors (B, L - window + 1, D) (BeNeDiff, Eq. 7, with a window).
 
     Eq. 7 sees one frame, and a velocity cannot be seen in one frame. Frame l of the answer is the window's middle.
-    ``covariance`` (D, D) is that of the residual q.
     """
 
     weight: Tensor
     bias: Tensor
-    covariance: Tensor
 
     def __init__(self, codes: int, factors: int, window: int = 5) -> None:
         super().__init__()
@@ -92,7 +90,6 @@ class FrameEncoder(nn.Module):
         self.window = window
         self.register_buffer("weight", torch.zeros(factors, window * codes))
         self.register_buffer("bias", torch.zeros(factors))
-        self.register_buffer("covariance", torch.eye(factors))
 
     def windows(self, codes: Tensor) -> Tensor:
         """Every window of ``codes`` (B, L, k), its frames side by side: (B, L - window + 1, window k)."""

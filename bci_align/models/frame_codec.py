@@ -33,7 +33,7 @@ class PcaCodec(nn.Module):
 class ConvCodec(nn.Module):
     """Convolutional autoencoder: for camera frames, whose parts move over textures that no sum of pictures describes.
 
-    Two halvings of the frame, so H and W are multiples of 4. ``mean`` and ``sd`` (k,) standardise the codes.
+    Two halvings of the frame, which is filled up to multiples of 4 with its edge. ``mean`` and ``sd`` (k,) standardise the codes.
     """
 
     mean: Tensor
@@ -41,10 +41,8 @@ class ConvCodec(nn.Module):
 
     def __init__(self, height: int, width: int, codes: int, channels: int = 16) -> None:
         super().__init__()
-        if height % 4 or width % 4:
-            raise ValueError(f"expected a height and width divisible by 4, found {height} x {width}")
-        self.shape = (height, width)
-        inner = (2 * channels, height // 4, width // 4)
+        self.shape, self._fill = (height, width), (0, -width % 4, 0, -height % 4)
+        inner = (2 * channels, -(-height // 4), -(-width // 4))
         flat = inner[0] * inner[1] * inner[2]
         self.encoder = nn.Sequential(
             nn.Conv2d(1, channels, 3, stride=2, padding=1),
@@ -67,13 +65,14 @@ class ConvCodec(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Codes (..., k) of frames (..., H, W)."""
-        raw = self.encoder(frames.reshape(-1, 1, *frames.shape[-2:]))
+        raw = self.encoder(nn.functional.pad(frames.reshape(-1, 1, *frames.shape[-2:]), self._fill, mode="replicate"))
         return ((raw - self.mean) / self.sd).reshape(*frames.shape[:-2], -1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Frames (..., H, W) of codes (..., k)."""
         raw = codes.flatten(0, -2) * self.sd + self.mean
-        return self.decoder(raw)[:, 0].reshape(*codes.shape[:-1], *self.shape)
+        height, width = self.shape
+        return self.decoder(raw)[:, 0, :height, :width].reshape(*codes.shape[:-1], *self.shape)
 
 
 FrameCodec = PcaCodec | ConvCodec

@@ -179,6 +179,22 @@ def test_bundles_and_session_come_together(work: Path, capsys: Capture) -> None:
     pair = ("--bundle", work / "before", "--bundle", work / "after")
     assert "--session: expected one beside --bundle" in fault(capsys, *words, *pair)
     assert "--bundle: expected one beside --session" in fault(capsys, *words, "--session", work / "later.h5")
+    assert "--trials: expected --session with it" in fault(capsys, *words, "--trials", "40:")
+
+
+def test_films_that_no_guide_could_make(work: Path, capsys: Capture) -> None:
+    """Told before anything is trained."""
+    one = {"behaviours": {"vx": {"columns": ["vx"]}}, "factors": {"free": 0}}
+    cases = (
+        ({"film": {"window": 4}}, "key 'film.window': expected an odd number below length (24), found 4"),
+        ({"film": {"window": 9, "length": 9}}, "key 'film.window': expected an odd number below length (9), found 9"),
+        (one, "film: expected two factors or more, one of which to tell from the others, found one"),
+    )
+    for content, told in cases:
+        (work / "bad.yaml").write_text(json.dumps(content))
+        message = fault(capsys, "explain", "train", work / "day0.h5", "--out", work / "never", "--config", work / "bad.yaml")
+        assert told in message
+        assert not (work / "never").exists()
 
 
 def test_a_bundle_of_another_day(work: Path, capsys: Capture, small_bundle: Any) -> None:
