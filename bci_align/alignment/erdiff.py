@@ -31,11 +31,8 @@ from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 
-SHARES = (0.5, 1.0)
-"""Of a transfer's way, among which the objective chooses, for units that have a partner on the source day. What evidence says of
-a change of few channels is below the objective's own noise: given less than half the way, it took none."""
-SHARES_UNMATCHED = (0.0, 0.25, *SHARES)
-"""The same after a rotation: rows are then measured from nothing, and the objective may turn them down."""
+SHARES = (0.0, 0.25, 0.5, 1.0)
+"""Of a transfer's way, among which the objective chooses."""
 ROUNDS = 2
 """Measurements of today's tuning: the second through the latents that the first transfer gave."""
 
@@ -144,11 +141,11 @@ def _transfer(
     gone = torch.full((len(start),), -1) if registration.matched is None else torch.from_numpy(registration.matched)
     alive = torch.from_numpy(registration.read_in.gain > 0)
     rows, probability = transferred(model, block, source, gone, alive)
-    shares, values = SHARES_UNMATCHED if registration.matched is None else SHARES, []
-    for share in shares:
+    values = []
+    for share in SHARES:
         model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
         values.append(objective())
-    share = shares[int(np.argmin(values))]
+    share = SHARES[int(np.argmin(values))]
     model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
     return share, probability
 
