@@ -120,9 +120,10 @@ def train(
         encoder, diffusion = untrained(config, bins, scaler.channels, x.shape[2] - scaler.channels)
     if config.linear_trunk:
         start = LinearSpace.fit(trials, config.code, config.sees_kinematics, scaler)
-        encoder.start(torch.from_numpy(start.projection))
+        mean = torch.from_numpy(start.mean)
+        encoder.start(torch.from_numpy(start.projection), mean)
         assert isinstance(diffusion.net, CodeDenoiser)
-        diffusion.net.start(torch.from_numpy(start.loadings))
+        diffusion.net.start(torch.from_numpy(start.loadings), mean)
         # Closed forms of small weights: an optimiser's steps, all of one size, would shake them to pieces.
         encoder.trunk.requires_grad_(False)
         diffusion.net.trunk.requires_grad_(False)

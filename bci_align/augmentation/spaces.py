@@ -31,15 +31,16 @@ class Space(Protocol):
 
 @dataclass(frozen=True)
 class LinearSpace:
-    """Principal components of whole trials (``PCA-20``): ``loadings`` (L, T * (C + K)) in z-scores, one standard deviation each.
+    """Principal components of whole trials (``PCA-20``) around the ``mean`` trial (T, C + K), in z-scores.
 
-    ``projection`` (T * seen, L) gives codes of the seen channels, of unit variance over the training trials.
+    ``loadings`` (L, T * (C + K)), one standard deviation each; ``projection`` (T * seen, L) gives codes of what the seen channels
+    are beyond the mean: over the training trials they have mean 0 and unit variance.
     """
 
     scaler: Scaler
+    mean: Array
     projection: Array
     loadings: Array
-    bins: int
     exact: ClassVar[bool] = False
 
     @classmethod
@@ -47,10 +48,11 @@ class LinearSpace:
         """Fit on training trials; fewer than ``code`` components where there are too few trials, the others are zero."""
         scaler = scaler or Scaler.fit(trials)
         x = scaler.to(trials)
+        mean = x.mean(0)
+        x = x - mean
         n, bins, channels = x.shape
         seen = channels if sees_kinematics else scaler.channels
         flat = x[..., :seen].reshape(n, -1)
-        flat = flat - flat.mean(0)
         u, s, vt = np.linalg.svd(flat, full_matrices=False)
         rank = min(code, n - 2, int((s > 1e-6 * s[0]).sum()))
         projection = np.zeros((flat.shape[1], code), np.float32)
@@ -58,16 +60,16 @@ class LinearSpace:
         codes = u[:, :rank] * np.sqrt(n)
         loadings = np.zeros((code, bins * channels), np.float32)
         loadings[:rank] = codes.T @ x.reshape(n, -1) / n  # codes are orthogonal: the regression of the whole trial on them
-        return cls(scaler, projection, loadings, bins)
+        return cls(scaler, mean, projection, loadings)
 
     def encode(self, trials: TrialSet) -> Array:
-        x = self.scaler.to(trials)
-        seen = len(self.projection) // self.bins
+        x = self.scaler.to(trials) - self.mean
+        seen = len(self.projection) // len(self.mean)
         codes: Array = x[..., :seen].reshape(len(x), -1) @ self.projection
         return codes
 
     def decode(self, codes: Array, seed: int = 0, shared: bool = False) -> tuple[Array, Array]:
-        x = (codes @ self.loadings).reshape(len(codes), self.bins, -1)
+        x = (codes @ self.loadings).reshape(len(codes), *self.mean.shape) + self.mean
         return self.scaler.back(x.astype(np.float32))
 
     def edit(self, trials: TrialSet, rows: Index, codes: Array, seed: int = 0) -> tuple[Array, Array]:

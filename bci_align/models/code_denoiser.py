@@ -69,10 +69,10 @@ class CodeEncoder(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def start(self, projection: Tensor) -> None:
-        """Begin as the linear projection ``projection`` (T * C, L) of z-scored trials."""
+    def start(self, projection: Tensor, mean: Tensor) -> None:
+        """Begin as ``projection`` (T * sees, L) of what z-scored trials are beyond the ``mean`` trial (T, C)."""
         self.trunk.weight.data = projection.T.contiguous()
-        self.trunk.bias.data.zero_()
+        self.trunk.bias.data = -(mean[:, : self.sees].flatten() @ projection)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[..., : self.sees]
@@ -125,9 +125,10 @@ class CodeDenoiser(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def start(self, loadings: Tensor) -> None:
-        """Begin with ``loadings`` (L, T * C) as the trunk."""
+    def start(self, loadings: Tensor, mean: Tensor) -> None:
+        """Begin with ``loadings`` (L, T * C) around the ``mean`` trial (T, C) as the trunk."""
         self.trunk.weight.data = loadings.T.contiguous()
+        self.trunk.bias.data = mean.flatten().clone()
 
     def mean(self, code: Tensor) -> Tensor:
         """Mean trial (B, T, C) that the trunk gives a code (B, L)."""

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from bci_align.augmentation import codes
@@ -6,6 +7,7 @@ from bci_align.augmentation.codes import CodeSpace
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.spaces import LinearSpace
 from bci_align.augmentation.trials import TrialSet
+from bci_align.models.code_denoiser import CodeDenoiser
 
 from .conftest import TINY
 
@@ -68,8 +70,36 @@ def test_principal_components_reconstruct_what_they_are_of(cuts: TrialSet) -> No
     assert errors[1] < 0.8 * errors[0]
     c = many.encode(cuts)
     np.testing.assert_allclose(c.T @ c / len(c), np.eye(30), atol=0.02)
+    np.testing.assert_allclose(c.mean(0), 0, atol=1e-3)
     tiny = LinearSpace.fit(cuts.of(np.arange(6)), 20)
     assert (tiny.encode(cuts)[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_codes_are_of_what_a_trial_is_beyond_the_mean_trial(cuts: TrialSet, sees: bool) -> None:
+    """The mean time course, the same in every trial, is in no component and must not be lost for it."""
+    small = TrialSet(cuts.counts[..., :2], cuts.rates[:, :10, :2], cuts.kinematics[:, :10], cuts.target)
+    space = LinearSpace.fit(small, 40 if sees else 20, sees)
+    rates, kinematics = space.decode(space.encode(small))
+    np.testing.assert_allclose(rates, small.rates, atol=2e-3)
+    if sees:
+        np.testing.assert_allclose(kinematics, small.kinematics, atol=2e-3 * np.abs(small.kinematics).max())
+    mean = space.scaler.to(small).mean(0)
+    for found, whole in zip(space.decode(np.zeros((1, len(space.loadings)), np.float32)), space.scaler.back(mean), strict=True):
+        np.testing.assert_allclose(found[0], whole, atol=1e-5 * max(float(np.abs(whole).max()), 1.0))
+
+
+def test_training_begins_at_the_mean_trial(cuts: TrialSet) -> None:
+    for sees in (True, False):
+        still = TINY.model_copy(update={"updates": 1, "learning_rate": 1e-30, "sees_kinematics": sees})
+        space = codes.train(cuts, still, 0)
+        net = space.diffusion.net
+        assert isinstance(net, CodeDenoiser)
+        mean = space.scaler.to(cuts).mean(0)
+        np.testing.assert_allclose(net.mean(torch.zeros(1, TINY.code))[0].numpy(), mean, atol=1e-5)
+        np.testing.assert_allclose(space.encode(cuts).mean(0), 0, atol=1e-3)
+        linear = LinearSpace.fit(cuts, TINY.code, sees, space.scaler)
+        np.testing.assert_allclose(space.encode(cuts), linear.encode(cuts), atol=1e-3)
 
 
 def test_the_schedule_of_the_net_is_that_of_the_diffusion(model: Model) -> None:

@@ -19,7 +19,7 @@ def test_it_begins_as_the_exact_denoiser_around_the_trunk() -> None:
     torch.manual_seed(0)
     signal = abar("linear", 50)
     net = CodeDenoiser(8, 5, 4, signal, 8)
-    net.start(torch.randn(4, 40))
+    net.start(torch.randn(4, 40), torch.randn(8, 5))
     c, t = torch.randn(2, 4), torch.tensor([10, 40])
     a = signal[t][:, None, None]
     x = a.sqrt() * net.mean(c)  # no noise in it at all
@@ -32,9 +32,11 @@ def test_it_begins_as_the_exact_denoiser_around_the_trunk() -> None:
 def test_a_code_goes_on_linearly_where_the_net_has_not_been() -> None:
     torch.manual_seed(0)
     net = CodeDenoiser(8, 5, 4, abar("linear", 50), 8)
-    net.start(torch.randn(4, 40))
+    mean = torch.randn(8, 5)
+    net.start(torch.randn(4, 40), mean)
     c = torch.randn(1, 4)
-    torch.testing.assert_close(net.mean(5 * c), 5 * net.mean(c))
+    torch.testing.assert_close(net.mean(5 * c) - mean, 5 * (net.mean(c) - mean))
+    torch.testing.assert_close(net.mean(torch.zeros(1, 4))[0], mean)
 
 
 def test_an_encoder_is_shown_only_what_it_sees() -> None:
@@ -44,8 +46,10 @@ def test_an_encoder_is_shown_only_what_it_sees() -> None:
     other = x.clone()
     other[..., 3:] = 9
     assert torch.equal(encoder(x), encoder(other))
-    encoder.start(torch.zeros(24, 4))
-    assert float(encoder(x).detach().abs().max()) == 0  # the net beside the projection begins at zero
+    projection, mean = torch.randn(24, 4), torch.randn(8, 5)
+    encoder.start(projection, mean)  # the net beside the projection begins at zero
+    torch.testing.assert_close(encoder(x), (x - mean)[..., :3].flatten(1) @ projection)
+    torch.testing.assert_close(encoder(mean[None]), torch.zeros(1, 4), atol=1e-5, rtol=0)
 
 
 def test_the_vae_generates_from_the_code_alone() -> None:
