@@ -127,9 +127,9 @@ def train(
         # Closed forms of small weights: an optimiser's steps, all of one size, would shake them to pieces.
         encoder.trunk.requires_grad_(False)
         diffusion.net.trunk.requires_grad_(False)
-    # Few trials are seen often in an epoch, so that every batch is full: the MMD is one batch's.
+    # Few trials are seen often in an epoch, and every batch is full: the MMD is one batch's, and of one trial there is none.
     x = x.repeat(math.ceil(4 * config.batch / n), 1, 1)
-    epochs = max(round(config.updates / math.ceil(len(x) / config.batch)), 1)
+    epochs = max(round(config.updates / (len(x) // config.batch)), 1)
     odds = (1 - diffusion.abar) / diffusion.abar
 
     def extra(seen: Noised) -> torch.Tensor:
@@ -154,5 +154,6 @@ def train(
         extra=extra,
         ema=config.ema,
         checkpoint=checkpoint,
+        whole=True,
     )
     return CodeSpace(encoder.eval().requires_grad_(False), diffusion.eval().requires_grad_(False), scaler, config, bins)

@@ -62,6 +62,7 @@ def fit(
     extra: Callable[[Noised], Tensor] | None = None,
     ema: float | None = None,
     checkpoint: Checkpoint | None = None,
+    whole: bool = False,
 ) -> list[float]:
     """Train ``diffusion`` in place and give the mean loss of every epoch.
 
@@ -71,7 +72,8 @@ def fit(
 
     ``extra`` is added to the denoising loss: a scalar of the batch as the net saw it. With ``ema`` (its decay) the averaged
     weights are in ``diffusion``, and in the encoder, at the end. With ``checkpoint`` a training that was interrupted goes on and
-    ends at the same bits as one that was not, provided that ``draw`` always gives the same samples.
+    ends at the same bits as one that was not, provided that ``draw`` always gives the same samples. With ``whole`` every batch is
+    full: the samples that are left over, others in every epoch, wait for the next one; ``draw`` must give a batch at least.
     """
     conditioning = conditioning or Conditioning()
     trained = nn.ModuleDict({"diffusion": diffusion})
@@ -87,12 +89,13 @@ def fit(
         drawn = draw()
         x, given = drawn if isinstance(drawn, tuple) else (drawn, None)
         if schedule is None:
-            total = epochs * math.ceil(len(x) / batch)
+            total = epochs * (len(x) // batch if whole else math.ceil(len(x) / batch))
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=total)
             if saved is not None:
                 _restore(saved, trained, optimiser, schedule, average, generator)
         losses = []
-        for rows in torch.split(torch.randperm(len(x), generator=generator), batch):
+        order = torch.randperm(len(x), generator=generator)
+        for rows in torch.split(order[: len(x) // batch * batch] if whole else order, batch):
             cond = conditioning.of(x[rows], None if given is None else given[rows], generator)
             if extra is None:
                 loss = diffusion.loss(x[rows], generator, cond=cond)

@@ -4,6 +4,7 @@ import torch
 
 from bci_align.augmentation import codes
 from bci_align.augmentation.codes import CodeSpace
+from bci_align.augmentation.mmd import mmd
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.spaces import LinearSpace
 from bci_align.augmentation.trials import TrialSet
@@ -18,6 +19,21 @@ def test_the_same_seed_gives_the_same_model(cuts: TrialSet) -> None:
     assert np.array_equal(first.encode(cuts), again.encode(cuts))
     assert np.array_equal(first.decode(first.encode(cuts), 3)[0], again.decode(again.encode(cuts), 3)[0])
     assert not np.array_equal(first.encode(cuts), other.encode(cuts))
+
+
+@pytest.mark.parametrize("n", [33, 39])
+def test_any_number_of_trials_is_trained_on_in_full_batches(cuts: TrialSet, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """33 trials in batches of 8 leave one over, and the MMD of one code does not exist."""
+    seen: list[int] = []
+
+    def watched(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.append(len(a))
+        return mmd(a, b)
+
+    monkeypatch.setattr(codes, "mmd", watched)
+    space = codes.train(cuts.of(np.arange(n)), TINY.model_copy(update={"updates": 8, "batch": 8}), 0)
+    assert set(seen) == {8} and len(seen) == 8
+    assert np.isfinite(space.encode(cuts)).all()
 
 
 def test_a_trial_comes_back_from_its_code_better_than_from_another_s(model: Model, cuts: TrialSet) -> None:

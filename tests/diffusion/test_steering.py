@@ -192,6 +192,19 @@ def test_a_given_condition_is_dropped_as_often_as_asked() -> None:
         fit(diffusion, lambda: x, 1, seeded(), conditioning=Conditioning(drop=0.5))
 
 
+def test_whole_batches_are_full_and_no_sample_is_left_out_for_good() -> None:
+    x, seen = torch.arange(9.0)[:, None].repeat(1, 2), []
+
+    def watched(batch: Noised) -> Tensor:
+        seen.append(batch.x0[:, 0].clone())
+        return torch.zeros(())
+
+    diffusion = Diffusion(Told(), "linear", 50)
+    history = fit(diffusion, lambda: (x, x[:, :1]), 12, seeded(), batch=4, conditioning=Conditioning(), extra=watched, whole=True)
+    assert len(history) == 12 and [len(s) for s in seen] == [4] * 24
+    assert set(torch.cat(seen).tolist()) == set(range(9))
+
+
 class Kept:
     """A checkpoint in memory, which interrupts after some epochs."""
 
