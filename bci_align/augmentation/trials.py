@@ -84,9 +84,9 @@ def window_bins(config: AugmentConfig, bin_s: float) -> tuple[int, int]:
 def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSet, Index]:
     """Cut the windows of ``trials`` (indices) out of ``session``; gives the set and the indices that are in it.
 
-    Rates are counts smoothed by a Gaussian within the stretch that holds the trial. A trial whose window would leave its stretch
-    is left out. :class:`AugmentationError` for a session without kinematics or targets, where too few trials are left, and for
-    windows that overlap: a trial that is held out would be seen in its neighbours'.
+    Rates are :func:`smoothed` counts. A trial whose window would leave its stretch is left out. :class:`AugmentationError` for a
+    session without kinematics or targets, where too few trials are left, and for windows that reach into another trial's window
+    or into its own bins, which decoders are scored on: a trial that is held out would be seen in its neighbours'.
     """
     if session.kinematics is None:
         raise AugmentationError(f"session {session.name!r}: kinematics: expected some to generate beside rates, found none")
@@ -108,16 +108,27 @@ def cut(session: Session, trials: Index, config: AugmentConfig) -> tuple[TrialSe
         )
     _check_apart(session, np.array(starts), np.array(kept), before + after)
     rows = np.array(starts)[:, None] + np.arange(before + after)
-    rates = np.empty(session.counts.shape, np.float32)
-    for a, b in session.stretches():
-        smoothed = gaussian_filter1d(session.counts[a:b].astype(np.float64), config.smoothing_s / session.bin_s, axis=0)
-        rates[a:b] = smoothed
+    counts = session.counts[rows].astype(np.float32)
     chosen = np.array(kept, np.intp)
     target = np.asarray(session.trials.target, float)[chosen]
-    return TrialSet(session.counts[rows].astype(np.float32), rates[rows], session.kinematics[rows], target), chosen
+    return TrialSet(counts, smoothed(counts, config, session.bin_s), session.kinematics[rows], target), chosen
+
+
+def smoothed(counts: Array, config: AugmentConfig, bin_s: float) -> Array:
+    """Rates (n, T, C) of the ``counts`` of windows, each smoothed by a Gaussian on its own.
+
+    Nothing of what lies outside is in a window's rates, be it a held-out trial's next to it. At the edges counts are mirrored:
+    the mean of a steady rate and the number of spikes stay what they are, at the price of rates that are flat in the last bin.
+    """
+    rates: Array = gaussian_filter1d(counts.astype(np.float64), config.smoothing_s / bin_s, axis=1, mode="reflect")
+    return rates.astype(np.float32)
 
 
 def _check_apart(session: Session, starts: Index, trials: Index, bins: int) -> None:
+    """Refuse windows of ``bins`` from ``starts`` (n,) that share bins, or that hold bins of another of ``trials`` (n,)."""
+    own = np.array([session.trial_bins(int(i)) for i in trials]).reshape(-1, 2)
+    shared = np.minimum(starts[:, None] + bins, own[:, 1]) - np.maximum(starts[:, None], own[:, 0])
+    np.fill_diagonal(shared, 0)
     order = np.argsort(starts, kind="stable")
     apart = np.diff(starts[order])
     near = np.flatnonzero(apart < bins)
@@ -127,6 +138,13 @@ def _check_apart(session: Session, starts: Index, trials: Index, bins: int) -> N
             f"session {session.name!r}: before_s and after_s: expected windows of at most {apart.min() * session.bin_s:g} s, the "
             f"shortest time between two go cues, found {bins * session.bin_s:g} s: {len(near)} of {len(trials)} windows reach "
             f"into the next one, that of trial {a} into trial {b}'s"
+        )
+    window, trial = np.unravel_index(shared.argmax(), shared.shape)
+    if shared[window, trial] > 0:
+        raise AugmentationError(
+            f"session {session.name!r}: before_s and after_s: expected windows that hold bins of no other trial, found "
+            f"{int((shared > 0).any(1).sum())} of {len(trials)} that do: trial {int(trials[window])}'s holds "
+            f"{shared[window, trial] * session.bin_s:g} s of trial {int(trials[trial])} itself"
         )
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bci_align.augmentation.trials import Scaler, TrialSet, anchors, cut, window_bins
+from bci_align.augmentation.trials import Scaler, TrialSet, anchors, cut, smoothed, window_bins
 from bci_align.config import AugmentConfig
 from bci_align.errors import AugmentationError
 from bci_align.session.types import Session
@@ -34,13 +34,15 @@ def test_a_window_that_would_cross_a_break_is_left_out(small_days: Days) -> None
     first = day.trial_bins(i)[0]
     broken = replace(day, breaks=(first,))
     long = TINY.model_copy(update={"before_s": 1.5})
-    assert i in cut(day, day.rewarded(), long)[1]
-    assert i not in cut(broken, day.rewarded(), long)[1]
+    others = day.rewarded()[::2]  # so long windows would reach into the next trials
+    assert i in cut(day, others, long)[1]
+    assert i not in cut(broken, others, long)[1]
 
 
 def test_windows_that_reach_into_each_other_are_refused(small_days: Days) -> None:
     """A held-out trial's bins must be in no other trial's window."""
     day = small_days[0]
+    day = replace(day, trials=replace(day.trials, start_s=day.trials.go_s))
     trials = day.rewarded()
     shortest = int(np.diff(np.sort(anchors(day, trials))).min())
     most = TINY.model_copy(update={"before_s": 0.0, "after_s": shortest * day.bin_s})
@@ -50,6 +52,37 @@ def test_windows_that_reach_into_each_other_are_refused(small_days: Days) -> Non
     with pytest.raises(AugmentationError, match=told):
         cut(day, trials, longer)
     assert len(cut(day, trials[::2], longer)[1])
+
+
+def test_windows_that_hold_bins_of_another_trial_are_refused(small_days: Days) -> None:
+    """Between two go cues there is room for the window, but the next trial, which is scored from its start on, begins before."""
+    day = small_days[0]
+    trials = day.rewarded()
+    first = np.array([day.trial_bins(int(i))[0] for i in trials])
+    room = int((first[1:] - anchors(day, trials)[:-1]).min())
+    fits = TINY.model_copy(update={"before_s": 0.0, "after_s": room * day.bin_s})
+    assert len(cut(day, trials, fits)[1]) > len(trials) - 3
+    longer = fits.model_copy(update={"after_s": (room + 1) * day.bin_s})
+    with pytest.raises(AugmentationError, match=r"hold bins of no other trial, found 2 of \d+ that do: trial \d+'s holds 0.05 s"):
+        cut(day, trials, longer)
+    early = TINY.model_copy(update={"before_s": 1.5, "after_s": 0.1})  # into the end of the one before
+    with pytest.raises(AugmentationError, match=r"hold bins of no other trial, found 3 of"):
+        cut(day, trials, early)
+
+
+def test_rates_know_nothing_of_what_lies_outside_their_window(small_days: Days) -> None:
+    day = small_days[0]
+    before, after = window_bins(TINY, day.bin_s)
+    cuts, kept = cut(day, day.rewarded(), TINY)
+    outside = np.ones(day.bins, bool)
+    for at in anchors(day, kept):
+        outside[at - before : at + after] = False
+    loud = day.counts.copy()
+    loud[outside] += 50
+    np.testing.assert_array_equal(cut(replace(day, counts=loud), day.rewarded(), TINY)[0].rates, cuts.rates)
+    np.testing.assert_allclose(cuts.rates.sum(1), cuts.counts.sum(1), rtol=1e-5)  # every spike is in its own window's rates
+    steady = smoothed(np.full((2, 20, 3), 4, np.float32), TINY, day.bin_s)
+    np.testing.assert_allclose(steady, 4, rtol=1e-6)  # no dip at the edges
 
 
 def test_what_a_session_lacks_is_said_in_a_sentence(small_days: Days) -> None:
