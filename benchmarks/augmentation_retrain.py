@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.augmentation import codes, rivals
-from bci_align.augmentation.carry import carry
+from bci_align.augmentation.carry import carry, with_earlier
 from bci_align.augmentation.generate import Generator
 from bci_align.augmentation.makers import screened
-from bci_align.augmentation.model import HoldOut, hold_out
+from bci_align.augmentation.model import SHARE, HoldOut, hold_out
 from bci_align.augmentation.retrain import Choice, Ground, Maker, augmented, counts_in_noise
 from bci_align.augmentation.spaces import LinearSpace, Space
-from bci_align.augmentation.trials import Index, TrialSet, cut, joined, window_bins
+from bci_align.augmentation.trials import Index, TrialSet, cut, window_bins
 from bci_align.config import AugmentConfig, RetrainConfig
 from bci_align.evaluation.score import rows
 from bci_align.session.types import Session
@@ -101,8 +101,7 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
     ground, oracle, asked, others = (
         Ground(s, t, features, scale, LAGS) for t in (kept, scene.oracle, scene.scored, scene.others)
     )
-    share = 0.5 if scene.how == "trials" else settings.validation  # of two trials per target one proves
-    out = hold_out(cuts, scene.how, share, scene.seed, config)
+    out = hold_out(cuts, scene.how, SHARE, scene.seed, config)
     training = cuts.of(np.setdiff1d(np.arange(len(cuts)), out))
     tried = np.unique(np.concatenate([scene.asked, cuts.of(out).conditions()[0]]), axis=0)
     before = window_bins(config, s.bin_s)[0]
@@ -126,9 +125,9 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
         weights, choice = augmented(ground, out, make(training), make(cuts), scene.asked, tried, settings, scene.seed)
         return score(method, weights, choice)
 
-    def space(fit: Callable[[TrialSet], Space], with_earlier: bool = False) -> Callable[[TrialSet], Maker]:
+    def space(fit: Callable[[TrialSet], Space], and_earlier: bool = False) -> Callable[[TrialSet], Maker]:
         def make(real: TrialSet) -> Maker:
-            start = joined(real, carry(day0, real)) if with_earlier else real
+            start = with_earlier(real, day0 if and_earlier else None)
             return screened(Generator.fit(fit(start), start, before, scene.seed), start, real, settings)
 
         return make

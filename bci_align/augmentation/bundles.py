@@ -118,8 +118,8 @@ def _with_model(
     tried = np.unique(np.concatenate([wanted, cuts.of(model.held_out).conditions()[0]]), axis=0)
     tell = progress or (lambda stage, done, total: None)
     tell("generation", 0, 2)
-    proof = screened(model.proof, training, training, config)
-    full = screened(model.full, cuts, cuts, config)
+    proof = screened(model.proof, model.start(training), training, config)
+    full = screened(model.full, model.start(cuts), cuts, config)
     weights, choice = augmented(ground, model.held_out, proof, full, wanted, tried, config, seed)
     tell("generation", 2, 2)
     return weights, choice

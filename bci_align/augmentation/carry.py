@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bci_align.augmentation.trials import TrialSet
+from bci_align.augmentation.trials import TrialSet, joined
 from bci_align.errors import AugmentationError
 
 Floats = NDArray[np.float64]
@@ -19,6 +19,14 @@ SAME = 0.3
 """Weight of the prior that a channel's tuning is what it was, in units of the mean channel's tuning."""
 CHANGE = 3.0
 """Ridge of the linear change, in targets (of unit length) that would have to disagree with it."""
+
+
+def with_earlier(today: TrialSet, earlier: TrialSet | None) -> TrialSet:
+    """Give ``today``'s trials and, where there is an ``earlier`` day, its own carried over by these: a model learns from both.
+
+    And it starts from both, so that a target which today has no trials of is reached from trials of its own.
+    """
+    return today if earlier is None else joined(today, carry(earlier, today))
 
 
 def carry(earlier: TrialSet, today: TrialSet) -> TrialSet:

@@ -14,15 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.augmentation import codes
-from bci_align.augmentation.carry import carry
+from bci_align.augmentation.carry import with_earlier
 from bci_align.augmentation.generate import Generator
-from bci_align.augmentation.trials import Index, TrialSet, cut, joined, window_bins
+from bci_align.augmentation.trials import Index, TrialSet, cut, window_bins
 from bci_align.config import AugmentConfig
 from bci_align.diffusion.fit import Checkpoint
 from bci_align.errors import AugmentationError
 from bci_align.session.types import Session, refuse_generated
 
 HoldOut = Literal["trials", "target"]
+SHARE = 0.25
+"""Of the trials, held out from the twin."""
+PROVING = 8
+"""Trials to prove a ratio on where half of all are as many: of fewer, the error of a paired gain is anybody's guess."""
 Progress = Callable[[str, int, int], None]
 Keep = Callable[[str], Checkpoint]
 """Where each of the two trainings, ``all trials`` and ``held out``, keeps its state."""
@@ -30,7 +34,10 @@ Keep = Callable[[str], Checkpoint]
 
 @dataclass(frozen=True)
 class Model:
-    """``full`` knows ``trials`` (indices into the session), ``proof`` only those not in ``held_out`` (indices among them)."""
+    """``full`` knows ``trials`` (indices into the session), ``proof`` only those not in ``held_out`` (indices among them).
+
+    ``earlier`` has an earlier day's trials as they were recorded, where there was one.
+    """
 
     full: Generator
     proof: Generator
@@ -38,10 +45,17 @@ class Model:
     held_out: Index
     config: AugmentConfig
     seed: int
+    earlier: TrialSet | None = None
+
+    def start(self, seen: TrialSet) -> TrialSet:
+        """Trials that a generator starts from which has ``seen`` so many of today's: those that it was trained on."""
+        return with_earlier(seen, self.earlier)
 
 
 def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: AugmentConfig) -> Index:
     """Choose the trials (indices) that the twin must not see: a ``share`` of every target's; or one whole target, too.
+
+    Of few trials it is :data:`PROVING`, or half of them.
 
     That is the outermost one, whose removal leaves the widest gap, as it is for targets that have no trials at all.
     :class:`AugmentationError` where too little would be left.
@@ -54,7 +68,8 @@ def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: Au
             raise AugmentationError(f"hold-out of a target: expected trials of at least 4 targets, found {len(known)}")
         gone = outermost(known, seed)
     parts = [rng.permutation(np.flatnonzero(which == k)) for k in range(len(known)) if k != gone]
-    many = max(round(share * sum(map(len, parts))), 1)
+    free = sum(map(len, parts))
+    many = max(round(share * free), min(PROVING, free // 2, free - config.min_trials), 1)
     # dealt out target by target, so that no target loses all its trials, nor more than its share
     order = [parts[j] for j in rng.permutation(len(parts))]
     dealt = [p[i] for i in range(max(map(len, parts))) for p in order if i < len(p) - 1]
@@ -79,7 +94,7 @@ def train(
     config: AugmentConfig,
     seed: int,
     how: HoldOut = "trials",
-    share: float = 0.25,
+    share: float = SHARE,
     progress: Progress | None = None,
     keep: Keep | None = None,
     earlier: Session | None = None,
@@ -98,14 +113,13 @@ def train(
 
     def made(stage: str, some: TrialSet) -> Generator:
         tell = (lambda done, total: progress(stage, done, total)) if progress else None
-        if then is not None:
-            some = joined(some, carry(then, some))
+        some = with_earlier(some, then)
         space = codes.train(some, config, seed, tell, keep(stage) if keep else None)
         return Generator.fit(space, some, before, seed)
 
     full = made("all trials", cuts)
     proof = made("held out", cuts.of(np.setdiff1d(np.arange(len(cuts)), out)))
-    return Model(full, proof, kept, out, config, seed)
+    return Model(full, proof, kept, out, config, seed, then)
 
 
 def _of_earlier(earlier: Session, today: Session, config: AugmentConfig) -> TrialSet:

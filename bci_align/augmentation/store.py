@@ -16,7 +16,7 @@ from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.navigate import AXES, Navigator
 from bci_align.augmentation.spikes import SpikeModel
-from bci_align.augmentation.trials import LEAST_BIN_S, Scaler, TrialSet, cut, window_bins
+from bci_align.augmentation.trials import LEAST_BIN_S, Scaler, TrialSet, cut, smoothed, window_bins
 from bci_align.bundle.artefact import Artefact, Sealed
 from bci_align.bundle.tensors import fill, pack, unpack
 from bci_align.config import AugmentConfig
@@ -25,6 +25,8 @@ from bci_align.session.digest import digest as session_digest
 from bci_align.session.types import Session
 
 TWINS = ("full", "proof")
+EARLIER = "earlier.safetensors"
+"""Windows of the earlier day's trials, as recorded, of a model that has one: what it was trained on it generates from, too."""
 PARTS: dict[str, tuple[str, ...]] = {
     "navigator": ("mean", "sd", "centre", "directions", "precision", "limit", "targets"),
     "spikes": ("dispersion", "memory"),
@@ -39,7 +41,7 @@ class ModelManifest(Sealed):
     """The content of ``model.json``."""
 
     format: Literal["bci_align.trial_model"] = "bci_align.trial_model"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     session: str = Field(description="name of the session whose trials it knows")
     session_sha256: str = Field(description="digest of all that session holds: counts, kinematics, trials, targets")
     counts_sha256: str = Field(description="fingerprint of its counts alone, to tell other labels from another day")
@@ -50,6 +52,7 @@ class ModelManifest(Sealed):
     variables: tuple[str, ...] = Field(min_length=1, description="variables that can be navigated by")
     trials: tuple[int, ...] = Field(min_length=1, description="trials of the session that it was trained on")
     held_out: tuple[int, ...] = Field(min_length=1, description="places among those that the twin has not seen")
+    earlier_trials: int = Field(ge=0, description="trials of an earlier day that it knows, too")
     seed: int = Field(ge=0)
     config: AugmentConfig
 
@@ -91,6 +94,8 @@ class Stored:
 def save(model: Model, session: Session, path: Path) -> Stored:
     """Write ``model``, trained on ``session``, as the directory ``path``, which must not exist."""
     files = {f"{name}.safetensors": _pack(getattr(model, name)) for name in TWINS}
+    if model.earlier is not None:
+        files[EARLIER] = _pack_trials(model.earlier)
     manifest = ModelManifest(
         session=session.name,
         session_sha256=session_digest(session),
@@ -102,6 +107,7 @@ def save(model: Model, session: Session, path: Path) -> Stored:
         variables=model.full.navigator.names,
         trials=tuple(int(i) for i in model.trials),
         held_out=tuple(int(i) for i in model.held_out),
+        earlier_trials=0 if model.earlier is None else len(model.earlier),
         seed=model.seed,
         config=model.config,
         files={},
@@ -113,13 +119,15 @@ def save(model: Model, session: Session, path: Path) -> Stored:
 def load(path: Path) -> Stored:
     """Load and verify the model in ``path``; :class:`AugmentationError` names the file that is missing, altered or malformed."""
     manifest, identity, files = KIND.read(path)
-    twins = [_unpack(files[name], manifest, path / name) for name in _files(manifest)]
-    model = Model(twins[0], twins[1], np.array(manifest.trials), np.array(manifest.held_out), manifest.config, manifest.seed)
+    full, proof = (_unpack(files[name], manifest, path / name) for name in _files(manifest)[: len(TWINS)])
+    earlier = _unpack_trials(files[EARLIER], manifest, path / EARLIER) if manifest.earlier_trials else None
+    trials, held_out = np.array(manifest.trials), np.array(manifest.held_out)
+    model = Model(full, proof, trials, held_out, manifest.config, manifest.seed, earlier)
     return Stored(path, manifest, identity, model)
 
 
 def _files(manifest: ModelManifest) -> tuple[str, ...]:
-    return tuple(f"{name}.safetensors" for name in TWINS)
+    return *(f"{name}.safetensors" for name in TWINS), *((EARLIER,) if manifest.earlier_trials else ())
 
 
 def _inconsistent(m: ModelManifest) -> str | None:
@@ -178,6 +186,28 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
     return Generator(
         space, navigator, SpikeModel(**part["spikes"]), SpikeModel(**part["edited"]), CodePrior(**part["prior"]), gain
     )
+
+
+def _pack_trials(trials: TrialSet) -> bytes:
+    """Counts, kinematics and targets; rates are counts smoothed."""
+    counts = trials.counts.astype(np.int32)
+    return pack({k: torch.from_numpy(np.array(v)) for k, v in {**vars(trials), "counts": counts}.items() if k != "rates"})
+
+
+def _unpack_trials(data: bytes, manifest: ModelManifest, where: Path) -> TrialSet:
+    t = unpack(data, where, AugmentationError)
+    n, bins = manifest.earlier_trials, sum(window_bins(manifest.config, manifest.bin_s))
+    dims = sum(name.startswith("target ") for name in manifest.variables)
+    last = {"counts": (bins, len(manifest.channels)), "kinematics": (bins, len(manifest.outputs)), "target": (dims,)}
+    for name, shape in last.items():
+        _fits(name, (n, *shape), t.get(name), where)
+        if not np.isfinite(t[name].numpy()).all():
+            raise AugmentationError(f"{where}: {name}: expected finite numbers, found NaN or infinite ones")
+    counts = t["counts"].numpy().astype(np.float32)
+    if counts.min() < 0:
+        raise AugmentationError(f"{where}: counts: expected none below 0, found {counts.min():g}")
+    rates = smoothed(counts, manifest.config, manifest.bin_s)
+    return TrialSet(counts, rates, t["kinematics"].numpy().astype(np.float32), t["target"].numpy().astype(np.float64))
 
 
 def _fits(name: str, shape: tuple[int, ...], tensor: Tensor | None, where: Path) -> None:

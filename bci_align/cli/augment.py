@@ -81,7 +81,7 @@ def train_command(
     An interrupted training leaves OUT.partial and goes on when the same command is given again, to the same result.
     """
     from bci_align.augmentation.checkpoints import Partial, training_identity
-    from bci_align.augmentation.model import train
+    from bci_align.augmentation.model import SHARE, train
     from bci_align.augmentation.store import save
 
     settings = load_config(AugmentConfig, config) if config else AugmentConfig()
@@ -95,7 +95,7 @@ def train_command(
     resumed = partial.begun
     with staged_progress(as_json) as progress:
         made = train(
-            day, chosen, settings, seed, "target" if hold_out == "target" else "trials", 0.25, progress, partial.file, before
+            day, chosen, settings, seed, "target" if hold_out == "target" else "trials", SHARE, progress, partial.file, before
         )
     stored = save(made, day, out)
     partial.clear()
@@ -162,7 +162,7 @@ def generate_command(
     if out.resolve().parent == model.resolve():
         raise AugmentationError(f"{out}: expected a file outside the model's directory, found one in it")
     stored, day = load(model), io.load(session)
-    cuts, generator = stored.cuts(day), stored.model.full
+    cuts, generator = stored.model.start(stored.cuts(day)), stored.model.full
     wanted, asked = None if targets is None else parse_targets(targets), parse_moves(moves)
     for name, amount in asked.items():
         generator.navigator.check_move(name, amount)

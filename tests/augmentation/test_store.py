@@ -80,8 +80,8 @@ def test_an_edited_model_is_refused(saved: store.Stored, tmp_path: Path) -> None
     (tmp_path / "model.json").write_text(json.dumps(content | {"held_out": [0, 1, 2]}))
     with pytest.raises(AugmentationError, match=r"model.json: expected SHA-256 .* as in model.sha256"):
         store.load(tmp_path)
-    sealed(content | {"version": 1}, tmp_path)
-    with pytest.raises(AugmentationError, match="expected version 2, found 1"):
+    sealed(content | {"version": 2}, tmp_path)
+    with pytest.raises(AugmentationError, match="expected version 3, found 2"):
         store.load(tmp_path)
 
 
@@ -170,6 +170,8 @@ def test_the_twin_has_not_seen_what_is_held_out(cuts: TrialSet, model: Model) ->
     assert len(out) == round(0.25 * len(cuts))
     assert np.array_equal(out, model.held_out)
     assert not np.array_equal(model.full.space.encode(cuts), model.proof.space.encode(cuts))
+    few = [len(hold_out(cuts.of(np.arange(n)), "trials", 0.25, 0, TINY)) for n in (10, 14, 18, 24)]
+    assert few == [2, 6, 8, 8]
     known, which = cuts.conditions()
     gone = hold_out(cuts, "target", 0.25, 0, TINY)
     whole = [k for k in range(len(known)) if np.isin(np.flatnonzero(which == k), gone).all()]
