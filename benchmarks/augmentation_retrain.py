@@ -128,7 +128,7 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
     def space(fit: Callable[[TrialSet], Space], and_earlier: bool = False) -> Callable[[TrialSet], Maker]:
         def make(real: TrialSet) -> Maker:
             start = with_earlier(real, day0 if and_earlier else None)
-            return screened(Generator.fit(fit(start), start, before, scene.seed), start, real, settings)
+            return screened(Generator.fit(fit(start), start, before, scene.seed, recorded=real), start, real, settings)
 
         return make
 

@@ -63,15 +63,27 @@ class Generator:
     gain: Floats
 
     @classmethod
-    def fit(cls, space: Space, trials: TrialSet, before: int, seed: int = 0, support: float = 0.99) -> Generator:
-        """Fit what is beside the space on its training ``trials``."""
+    def fit(
+        cls,
+        space: Space,
+        trials: TrialSet,
+        before: int,
+        seed: int = 0,
+        support: float = 0.99,
+        recorded: TrialSet | None = None,
+    ) -> Generator:
+        """Fit what is beside the space on its training ``trials``, and how spikes scatter on those ``recorded`` (default: all).
+
+        Counts that were carried over from an earlier day are scaled: they are no longer whole, and scatter as no neuron does.
+        """
         codes = space.encode(trials)
         rates, _ = space.decode(codes, seed)
-        gain = (trials.counts.mean((0, 1)) + 1e-3) / (rates.mean((0, 1)) + 1e-3)
+        gain = (trials.rates.mean((0, 1)) + 1e-3) / (rates.mean((0, 1)) + 1e-3)
         navigator = Navigator.fit(codes, trials, before, support)
-        edited = SpikeModel.fit(trials.counts, trials.rates)
+        real = trials if recorded is None else recorded
+        edited = SpikeModel.fit(real.counts, real.rates)
         # What a diffusion model samples scatters as smoothed rates do; what other spaces decode is a mean.
-        spikes = edited if space.exact else SpikeModel.fit(trials.counts, rates * gain)
+        spikes = edited if space.exact else SpikeModel.fit(real.counts, space.decode(space.encode(real), seed)[0] * gain)
         return cls(space, navigator, spikes, edited, CodePrior.fit(codes, seed), gain)
 
     def of_codes(self, codes: Array, target: Floats, seed: int, plain: bool = False, shared: bool = False) -> TrialSet:

@@ -113,9 +113,9 @@ def train(
 
     def made(stage: str, some: TrialSet) -> Generator:
         tell = (lambda done, total: progress(stage, done, total)) if progress else None
-        some = with_earlier(some, then)
-        space = codes.train(some, config, seed, tell, keep(stage) if keep else None)
-        return Generator.fit(space, some, before, seed)
+        known = with_earlier(some, then)
+        space = codes.train(known, config, seed, tell, keep(stage) if keep else None)
+        return Generator.fit(space, known, before, seed, recorded=some)
 
     full = made("all trials", cuts)
     proof = made("held out", cuts.of(np.setdiff1d(np.arange(len(cuts)), out)))

@@ -10,6 +10,7 @@ from bci_align.augmentation.carry import carry
 from bci_align.augmentation.generate import Generator
 from bci_align.augmentation.model import train
 from bci_align.augmentation.retrain import Maker
+from bci_align.augmentation.spikes import SpikeModel
 from bci_align.augmentation.trials import Scaler, TrialSet, cut
 from bci_align.bundle.store import Bundle
 from bci_align.config import RetrainConfig
@@ -46,6 +47,24 @@ def test_generators_start_from_the_trials_that_they_were_trained_on(
     for (generator, start, real), n in zip(began, (24 - len(with_earlier.model.held_out), 24), strict=True):
         assert len(real) == n and len(start) == n + len(small_days[0].rewarded())
         np.testing.assert_array_equal(Scaler.fit(start).mean, generator.space.scaler.mean)  # type: ignore[attr-defined]
+
+
+def test_spikes_scatter_as_today_s_do(with_earlier: store.Stored, small_days: Days) -> None:
+    """Scaled counts of an earlier day are no counts."""
+    seen = with_earlier.cuts(small_days[1])
+    out = with_earlier.model.held_out
+    for generator, real in (
+        (with_earlier.model.full, seen),
+        (with_earlier.model.proof, seen.of(np.setdiff1d(np.arange(24), out))),
+    ):
+        for found in (generator.edited, generator.spikes):
+            expected = SpikeModel.fit(real.counts, real.rates)
+            np.testing.assert_array_equal(found.dispersion, expected.dispersion)
+            np.testing.assert_array_equal(found.memory, expected.memory)
+    start = with_earlier.model.start(seen)
+    assert not np.allclose(
+        SpikeModel.fit(start.counts, start.rates).dispersion, with_earlier.model.full.edited.dispersion, rtol=0.02
+    )
 
 
 def test_an_earlier_day_comes_back_from_the_disk(with_earlier: store.Stored, small_days: Days, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from bci_align.augmentation.generate import CodePrior
+from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
-from bci_align.augmentation.trials import TrialSet
+from bci_align.augmentation.spaces import LinearSpace
+from bci_align.augmentation.spikes import SpikeModel
+from bci_align.augmentation.trials import TrialSet, joined
 from bci_align.errors import AugmentationError
 
 
@@ -22,6 +24,16 @@ def test_trials_are_made_for_the_targets_that_were_asked_for(model: Model, cuts:
     assert not np.array_equal(made.counts, model.full.towards(cuts, wanted, 6, 1)[0].counts)
     with pytest.raises(AugmentationError, match="outside the support"):
         model.full.towards(cuts, 3 * wanted, 6, 0)
+
+
+def test_spikes_scatter_as_in_the_trials_that_were_recorded(cuts: TrialSet) -> None:
+    real = cuts.of(np.arange(30))
+    scaled = joined(real, cuts.with_counts(1.7 * cuts.counts))
+    space = LinearSpace.fit(scaled, 8)
+    found, alone = (Generator.fit(space, t, 10, recorded=real) for t in (scaled, joined(real, cuts)))
+    np.testing.assert_array_equal(found.edited.dispersion, SpikeModel.fit(real.counts, real.rates).dispersion)
+    np.testing.assert_allclose(found.spikes.dispersion, alone.spikes.dispersion)
+    np.testing.assert_allclose(found.gain, alone.gain)  # of rates: scaled counts say nothing
 
 
 def test_the_prior_s_codes_are_spread_as_those_it_was_fitted_on() -> None:
