@@ -20,6 +20,8 @@ Array = NDArray[np.float32]
 Index = NDArray[np.intp]
 LABEL_SHARE = 0.2
 """Variance of all kinematics together, in units of that of all channels."""
+STILL = 1e-5
+"""Deviation of a kinematic variable, in units of its largest size, below which it is rounding and not movement."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,17 @@ class Scaler:
 
     @classmethod
     def fit(cls, trials: TrialSet) -> Scaler:
-        """Fit on training trials; a channel that hardly ever changes gets a deviation of 1, lest its noise be blown up."""
-        x = _raw(trials)
+        """Fit on training trials; a channel that hardly ever changes gets a deviation of 1, lest its noise be blown up.
+
+        Kinematics have units of their own, and no other yardstick than themselves: metres are learnt as millimetres are. One that
+        never changes gets a deviation that is small beside its size.
+        """
+        x = _raw(trials).astype(np.float64)
         mean, sd = x.mean((0, 1)), x.std((0, 1))
-        sd = np.where(sd > 1e-2 * np.median(sd), sd, 1.0)
         channels, outputs = trials.rates.shape[2], trials.kinematics.shape[2]
+        sd[:channels] = np.where(sd[:channels] > 1e-2 * np.median(sd[:channels]), sd[:channels], 1.0)
+        size = np.abs(x[..., channels:]).max((0, 1))
+        sd[channels:] = np.maximum(sd[channels:], np.where(size > 0, STILL * size, 1.0))
         sd[channels:] /= max(np.sqrt(LABEL_SHARE * channels / outputs), 1.0)
         return cls(mean.astype(np.float32), sd.astype(np.float32), trials.rates.shape[2])
 

@@ -120,3 +120,21 @@ def test_scaling_goes_there_and_back(cuts: TrialSet) -> None:
     np.testing.assert_allclose(rates, cuts.rates, atol=1e-4)
     np.testing.assert_allclose(kinematics, cuts.kinematics, atol=1e-3)
     assert (scaler.back(np.full_like(x, -50))[0] == 0).all()
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3])
+def test_kinematics_are_learnt_in_whatever_unit_they_come(cuts: TrialSet, unit: float) -> None:
+    scaled = replace(cuts, kinematics=(cuts.kinematics * unit).astype(np.float32))
+    expected, found = Scaler.fit(cuts).to(cuts), Scaler.fit(scaled).to(scaled)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found[..., cuts.rates.shape[2] :].std() > 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-3, 700.1])
+def test_kinematics_that_never_change_stay_what_they_are(cuts: TrialSet, value: float) -> None:
+    still = cuts.kinematics.copy()
+    still[..., 1] = value
+    scaler = Scaler.fit(replace(cuts, kinematics=still))
+    x = scaler.to(replace(cuts, kinematics=still))
+    assert np.isfinite(x).all() and np.abs(x[..., -1]).max() < 0.1
+    assert np.abs(scaler.back(x + np.float32(0.1))[1][..., 1] - value).max() <= max(1e-4 * value, 0.1)
