@@ -27,6 +27,8 @@ SHARE = 0.25
 """Of the trials, held out from the twin."""
 PROVING = 8
 """Trials to prove a ratio on where half of all are as many: of fewer, the error of a paired gain is anybody's guess."""
+EDGE = 0.25
+"""Trials that whole targets which are held out must have together, in units of the share that is held out of all targets."""
 Progress = Callable[[str, int, int], None]
 Keep = Callable[[str], Checkpoint]
 """Where each of the two trainings, ``all trials`` and ``held out``, keeps its state."""
@@ -53,31 +55,33 @@ class Model:
 
 
 def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: AugmentConfig) -> Index:
-    """Choose the trials (indices) that the twin must not see: a ``share`` of every target's; or one whole target, too.
+    """Choose the trials (indices) that the twin must not see: a ``share`` of every target's; or whole targets, too.
 
-    Of few trials it is :data:`PROVING`, or half of them.
-
-    That is the outermost one, whose removal leaves the widest gap, as it is for targets that have no trials at all.
-    :class:`AugmentationError` where too little would be left.
+    Of few trials the share is :data:`PROVING`, or half of them. It is dealt out over targets; a target's last trial goes only
+    where no other is left to give, as where every trial has a target of its own. Whole targets are the outermost one and, where a
+    target is but a trial or two, those nearest to it: their removal leaves the widest gap, as it is for targets that have no
+    trials at all. :class:`AugmentationError` where too little would be left.
     """
     known, which = trials.conditions()
     rng = np.random.default_rng(seed)
-    gone = -1
+    gone = np.zeros(len(known), bool)
     if how == "target":
         if len(known) < 4:
             raise AugmentationError(f"hold-out of a target: expected trials of at least 4 targets, found {len(known)}")
-        gone = outermost(known, seed)
-    parts = [rng.permutation(np.flatnonzero(which == k)) for k in range(len(known)) if k != gone]
+        near = np.argsort(np.linalg.norm(known - known[outermost(known, seed)], axis=1), kind="stable")
+        trials_gone = np.cumsum(np.bincount(which)[near])
+        gone[near[: np.searchsorted(trials_gone, EDGE * share * len(trials)) + 1]] = True
+    parts = [rng.permutation(np.flatnonzero(which == k)) for k in np.flatnonzero(~gone)]
     free = sum(map(len, parts))
     many = max(round(share * free), min(PROVING, free // 2, free - config.min_trials), 1)
-    # dealt out target by target, so that no target loses all its trials, nor more than its share
+    # dealt out target by target, so that none loses more than its share
     order = [parts[j] for j in rng.permutation(len(parts))]
-    dealt = [p[i] for i in range(max(map(len, parts))) for p in order if i < len(p) - 1]
-    out = np.sort(np.concatenate([np.array(dealt[:many], np.intp), np.flatnonzero(which == gone)]))
-    if len(out) == 0 or len(trials) - len(out) < config.min_trials:
+    dealt = [p[i] for i in range(max(map(len, parts))) for p in order if i < len(p) - 1] + [p[-1] for p in order]
+    out = np.sort(np.concatenate([np.array(dealt[:many], np.intp), np.flatnonzero(gone[which])]))
+    if len(trials) - len(out) < config.min_trials:
         raise AugmentationError(
-            f"hold-out: expected at least {config.min_trials} trials to train on beside those held out, "
-            f"found {len(trials) - len(out)} and {len(out)}"
+            f"hold-out of {len(out)} of {len(trials)} trials: expected at least {config.min_trials} others to train the twin on, "
+            f"found {len(trials) - len(out)}"
         )
     return out
 

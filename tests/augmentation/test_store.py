@@ -176,8 +176,25 @@ def test_the_twin_has_not_seen_what_is_held_out(cuts: TrialSet, model: Model) ->
     gone = hold_out(cuts, "target", 0.25, 0, TINY)
     whole = [k for k in range(len(known)) if np.isin(np.flatnonzero(which == k), gone).all()]
     assert len(whole) == 1
+    few = cuts.of(np.arange(10))
+    with pytest.raises(AugmentationError, match=r"hold-out of \d of 10 trials: expected at least 8 others .*, found [4-7]$"):
+        hold_out(few, "trials", 0.5, 0, TINY)
     half = 10 * np.c_[np.cos(np.arange(5) * np.pi / 4), np.sin(np.arange(5) * np.pi / 4)]
     assert {outermost(half, s) for s in range(8)} == {0, 4}  # an edge of the gap
+
+
+def test_where_every_trial_has_a_target_of_its_own_some_are_held_out(cuts: TrialSet) -> None:
+    own = replace(cuts, target=np.random.default_rng(0).uniform(-1, 1, cuts.target.shape))
+    out = hold_out(own, "trials", 0.25, 0, TINY)
+    assert len(out) == len(set(out)) == round(0.25 * len(cuts))
+    gone = hold_out(own, "target", 0.25, 0, TINY)
+    middle = own.target[outermost(own.conditions()[0], 0) == np.unique(own.target, axis=0, return_inverse=True)[1].reshape(-1)]
+    near = np.argsort(np.linalg.norm(own.target - middle, axis=1))
+    assert set(near[:4]) <= set(gone)  # a corner of the workspace has no trial left
+    assert len(gone) == 4 + round(0.25 * (len(cuts) - 4))
+    some = replace(cuts, target=np.concatenate([own.target[:-20], np.repeat(own.target[-1:], 20, 0)]))
+    mixed = hold_out(some, "trials", 0.25, 0, TINY)
+    assert len(mixed) == round(0.25 * len(cuts)) and 1 <= np.isin(np.arange(len(cuts) - 20, len(cuts)), mixed).sum() < 20
 
 
 def test_what_cannot_be_trained_on_is_said(small_days: Days) -> None:
