@@ -114,7 +114,7 @@ def _with_model(
     training = cuts.of(np.setdiff1d(np.arange(len(cuts)), model.held_out))
     wanted = cuts.conditions()[0] if targets is None else targets
     model.full.navigator.check(wanted)
-    # the twin is tried on the targets of the trials that are held out, as well
+    # the twin is tried on the targets of the trials that are held out, as well, though its own support be smaller
     tried = np.unique(np.concatenate([wanted, cuts.of(model.held_out).conditions()[0]]), axis=0)
     tell = progress or (lambda stage, done, total: None)
     tell("generation", 0, 2)

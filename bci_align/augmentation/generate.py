@@ -99,9 +99,9 @@ class Generator:
         """``count`` trials for each of ``targets`` (m, D), and their codes: those of real ``trials`` moved along the target axes.
 
         They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew.
-        :class:`~bci_align.errors.AugmentationError` for targets outside the support.
+        Whether ``targets`` are in support is asked before (:meth:`Navigator.check`), of the generator that a user's trials come
+        from: its twin knows fewer targets, and has to be tried on those, too.
         """
-        self.navigator.check(targets)
         rows, to = start_from(trials, targets, count, np.random.default_rng(seed))
         codes = self.navigator.to_target(self.space.encode(trials)[rows], trials.target[rows], to)
         rates, kinematics = self.space.edit(trials, rows, codes, seed)

@@ -1,5 +1,6 @@
 """Retraining a bundle with a model: from which trials its generators start, on which targets they are tried."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,25 @@ def test_spikes_scatter_as_today_s_do(with_earlier: store.Stored, small_days: Da
     assert not np.allclose(
         SpikeModel.fit(start.counts, start.rates).dispersion, with_earlier.model.full.edited.dispersion, rtol=0.02
     )
+
+
+def test_targets_on_a_line_are_those_of_the_trials_for_the_twin_too(
+    small_days: Days, small_bundle: Bundle, tmp_path: Path
+) -> None:
+    """The outermost target is held out, and lies beyond what the twin supports: there it is to prove itself."""
+    day = small_days[1]
+    line = np.array([[-10.0, 0], [-5, 0], [5, 0], [10, 0]])[np.arange(len(day.trials)) % 4]
+    day = replace(day, trials=replace(day.trials, target=line))
+    model = train(day, day.rewarded(), SHORT, 0, "target")
+    stored = store.save(model, day, tmp_path / "m")
+    known = model.full.navigator.targets
+    with pytest.raises(AugmentationError, match="outside the support"):
+        model.proof.navigator.check(known)
+    made, choice = bundles.retrain(small_bundle, day, model.trials, stored, None, RetrainConfig(), 0, tmp_path / "b")
+    assert made.path == tmp_path / "b" and set(choice.table) >= {0.0}
+    with pytest.raises(AugmentationError, match="outside the support"):
+        bundles.retrain(small_bundle, day, model.trials, stored, 5 * known[-1:], RetrainConfig(), 0, tmp_path / "b2")
+    assert not (tmp_path / "b2").exists()
 
 
 def test_an_earlier_day_comes_back_from_the_disk(with_earlier: store.Stored, small_days: Days, tmp_path: Path) -> None:
