@@ -65,7 +65,7 @@ def measure(data: str, session: Session, config: AugmentConfig, held_out_targets
         r2 = measures.rate_r2(space, test, generator.gain)
         made = generator.of_codes(held_in[1], test.target, seed)
         values = {
-            "code SNR": measures.code_snr(np.concatenate(held_in), np.concatenate([train.target, test.target]), seed),
+            "code SNR": measures.code_snr((held_in[0], train.target), (held_in[1], test.target)),
             "rate R2": float(np.nanmedian(r2)),
             "held-out target error": measures.held_out_error(space, train, away),
             "CPU s": taken,

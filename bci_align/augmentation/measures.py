@@ -17,7 +17,6 @@ from bci_align.augmentation.spaces import Space
 from bci_align.augmentation.trials import Array, TrialSet
 
 Floats = NDArray[np.float64]
-FOLDS = 5
 RIDGE = 1e-2
 STEPS = (-1.0, -2 / 3, -1 / 3, 0.0, 1 / 3, 2 / 3, 1.0)
 """Seven values of a traversal, in units of half the range of the target's coordinate."""
@@ -31,30 +30,42 @@ def _ridge(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return slope, middle - mean @ slope
 
 
-def _unit(codes: Array) -> Floats:
-    c = codes.astype(np.float64)
+def _unit(codes: Array, like: Array) -> Floats:
+    """Codes in standard deviations around the mean of those ``like`` them; a number that is constant there counts as 0."""
+    c = like.astype(np.float64)
     sd = c.std(0)
-    return (c - c.mean(0)) / np.where(sd > 1e-6 * sd.max(), sd, np.inf)
+    return (codes - c.mean(0)) / np.where(sd > 1e-6 * sd.max(), sd, np.inf)
 
 
-def code_snr(codes: Array, target: Floats, seed: int = 0) -> float:
-    """Signal to noise of the target (n, D) in codes (n, L): R2 / (1 - R2) of a ridge read-out, cross-validated over trials."""
-    x, fold = _unit(codes), np.random.default_rng(seed).permutation(len(codes)) % FOLDS
-    error = 0.0
-    for k in range(FOLDS):
-        slope, bias = _ridge(x[fold != k], target[fold != k])
-        error += float(np.square(target[fold == k] - x[fold == k] @ slope - bias).sum())
-    r2 = 1 - error / float(np.square(target - target.mean(0)).sum())
+def code_snr(seen: tuple[Array, Floats], unseen: tuple[Array, Floats]) -> float:
+    """Signal to noise of the target (n, D) in codes (n, L): R2 / (1 - R2) of a ridge read-out.
+
+    It is fitted on codes and targets of trials that were ``seen`` in training and scored on those of ``unseen`` ones: codes of
+    trials that they were trained on tell more. Below 0: worse than the mean; NaN where the unseen targets are all one.
+    """
+    slope, bias = _ridge(_unit(seen[0], seen[0]), seen[1])
+    error = float(np.square(unseen[1] - _unit(unseen[0], seen[0]) @ slope - bias).sum())
+    total = float(np.square(unseen[1] - unseen[1].mean(0)).sum())
+    r2 = 1 - error / total if total > 0 else float("nan")
     return r2 / max(1 - r2, 1e-9)
 
 
 def condition_snr(codes: Array, trials: TrialSet) -> float:
-    """Signal to noise of the conditions: trace of the codes' variance between conditions over that within."""
-    c = _unit(codes)
-    _, which = trials.conditions()
-    means = np.stack([c[which == k].mean(0) for k in range(which.max() + 1)])
-    within = np.square(c - means[which]).sum()
-    return float(np.square(means[which] - c.mean(0)).sum() / max(within, 1e-12))
+    """Signal to noise of the conditions: trace of the codes' variance between conditions over that within, without bias.
+
+    Of conditions with at least two trials; as in an analysis of variance, the scatter of means of so few trials is taken off. NaN
+    where fewer than two conditions have so many.
+    """
+    many = np.bincount(trials.conditions()[1])[trials.conditions()[1]] > 1
+    c, (known, which) = _unit(codes, codes)[many], trials.of(many).conditions()
+    n, k = len(c), len(known)
+    if k < 2:
+        return float("nan")
+    sizes = np.bincount(which)
+    means = np.stack([c[which == i].mean(0) for i in range(k)])
+    within = np.square(c - means[which]).sum() / (n - k)
+    between = (np.square(means[which] - c.mean(0)).sum() / (k - 1) - within) / ((n - np.square(sizes).sum() / n) / (k - 1))
+    return float(between / max(within, 1e-12))
 
 
 def rate_r2(space: Space, trials: TrialSet, gain: Floats | None = None, draws: int = 8) -> Floats:
@@ -155,11 +166,9 @@ def direction_cosine(navigator: Navigator) -> float:
 
 def held_out_error(space: Space, train: TrialSet, test: TrialSet) -> float:
     """Error of the target (mean distance, task units) that a ridge on ``train``'s codes reads off those of ``test``'s."""
-    c = space.encode(train).astype(np.float64)
-    mean, sd = c.mean(0), c.std(0)
-    sd = np.where(sd > 1e-6 * sd.max(), sd, np.inf)
-    slope, bias = _ridge((c - mean) / sd, train.target)
-    found = (space.encode(test) - mean) / sd @ slope + bias
+    c = space.encode(train)
+    slope, bias = _ridge(_unit(c, c), train.target)
+    found = _unit(space.encode(test), c) @ slope + bias
     return float(np.linalg.norm(found - test.target, axis=1).mean())
 
 

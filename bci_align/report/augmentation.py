@@ -41,9 +41,13 @@ def write(
     unseen = cuts.of(model.held_out)
     seen = cuts.of(np.setdiff1d(np.arange(len(cuts)), model.held_out))
     proof = model.proof
+    if not walked(proof):
+        raise AugmentationError(
+            f"{stored.path}: expected a model of trials of at least two targets to report on, found one target"
+        )
     found: dict[str, float] = {
-        "code SNR, target": measures.code_snr(model.full.space.encode(cuts), cuts.target, seed),
-        "code SNR, conditions": measures.condition_snr(model.full.space.encode(cuts), cuts),
+        "code SNR, target": measures.code_snr(*((proof.space.encode(t), t.target) for t in (seen, unseen))),
+        "code SNR, conditions": measures.condition_snr(proof.space.encode(unseen), unseen),
         "held-out target error": measures.held_out_error(proof.space, seen, unseen),
     }
     tell("report", 1, 4)
@@ -78,6 +82,12 @@ def _floor(cuts: TrialSet, size: int, seed: int) -> dict[str, float]:
     return measures.realism(cuts.counts[order[:size]], cuts.counts[order[size : 2 * size]])
 
 
+def walked(generator: Generator) -> list[str]:
+    """Coordinates of the target that can be walked along: those that vary over the training trials."""
+    nav = generator.navigator
+    return [n for n, sd in zip(nav.names, nav.sd, strict=True) if n.startswith("target") and np.isfinite(sd)]
+
+
 def _colour(k: int) -> str:
     return TARGETS[k % len(TARGETS)]
 
@@ -88,7 +98,7 @@ def codes(generator: Generator, trials: TrialSet) -> Figure:
     c = c - c.mean(0)
     _, which = trials.conditions()
     nav = generator.navigator
-    rows = [i for i, n in enumerate(nav.names) if n.startswith("target")][:2]
+    rows = [nav.names.index(n) for n in walked(generator)][:2]
     plane = np.linalg.qr(nav.directions[rows].T)[0]
     own = np.linalg.svd(c, full_matrices=False)[2][:2].T
     with figure(3.3) as fig:
@@ -108,13 +118,13 @@ def codes(generator: Generator, trials: TrialSet) -> Figure:
 
 
 def traversals(generator: Generator, trials: TrialSet, session: Session, seed: int) -> Figure:
-    """Movement generated while one mean code walks along target x, and along target y; every sample of the same noise."""
+    """Movement generated while one mean code walks along target x, and along target y, if they vary; always of one noise."""
     middle = generator.space.encode(trials).mean(0, keepdims=True)
-    names = [n for n in generator.navigator.names if n.startswith("target")][:2]
+    names = walked(generator)[:2]
     with figure(3.3) as fig:
         axes = np.atleast_1d(fig.subplots(1, len(names), sharex=True, sharey=True))
-        for ax, name, axis in zip(axes, names, range(len(names)), strict=True):
-            half = float(np.ptp(trials.target[:, axis]) / 2) or 1.0
+        for ax, name in zip(axes, names, strict=True):
+            half = float(np.ptp(trials.target[:, generator.navigator.names.index(name)]) / 2)
             for i, step in enumerate(measures.STEPS):
                 moved = generator.navigator.move(middle, name, step * half)
                 k = generator.space.decode(moved, seed, True)[1][0]

@@ -12,8 +12,19 @@ def test_the_code_s_signal_to_noise_is_that_of_what_made_it() -> None:
     target = rng.normal(size=(400, 2))
     for noise in (0.25, 1.0):
         codes = np.c_[target + noise * rng.normal(size=(400, 2)), rng.normal(size=(400, 4))].astype(np.float32)
-        assert measures.code_snr(codes, target) == pytest.approx(1 / noise**2, rel=0.25)
-    assert measures.code_snr(rng.normal(size=(400, 6)).astype(np.float32), target) < 0.05
+        halves = [(codes[k::2], target[k::2]) for k in (0, 1)]
+        assert measures.code_snr(*halves) == pytest.approx(1 / noise**2, rel=0.25)
+    said = rng.normal(size=(400, 6)).astype(np.float32)
+    assert measures.code_snr((said[:200], target[:200]), (said[200:], target[200:])) < 0.05
+    assert np.isnan(measures.code_snr((said[:200], target[:200]), (said[200:], np.ones((200, 2)))))
+
+
+def test_codes_that_know_their_training_trials_by_heart_say_nothing_of_others() -> None:
+    """As many numbers as trials: a read-out explains those it was fitted on, whatever they are."""
+    rng = np.random.default_rng(0)
+    codes, target = rng.normal(size=(60, 40)).astype(np.float32), rng.normal(size=(60, 2))
+    seen, unseen = (codes[:30], target[:30]), (codes[30:], target[30:])
+    assert measures.code_snr(seen, seen) > 5 > 0.2 > measures.code_snr(seen, unseen)
 
 
 def test_conditions_apart_have_a_higher_ratio(cuts: TrialSet) -> None:
@@ -21,6 +32,20 @@ def test_conditions_apart_have_a_higher_ratio(cuts: TrialSet) -> None:
     rng = np.random.default_rng(0)
     near, far = (np.c_[s * which, np.zeros(len(which))] + rng.normal(size=(len(which), 2)) for s in (0.1, 3.0))
     assert measures.condition_snr(far.astype(np.float32), cuts) > 5 * measures.condition_snr(near.astype(np.float32), cuts)
+
+
+def test_few_trials_of_a_condition_do_not_make_its_ratio_larger() -> None:
+    rng = np.random.default_rng(0)
+    for each, repeats in ((2, 200), (40, 10)):
+        found = []
+        for _ in range(repeats):
+            which = np.repeat(np.arange(8.0), each)
+            codes = rng.normal(size=(8, 6))[which.astype(int)] + rng.normal(size=(8 * each, 6))
+            zero = np.zeros((8 * each, 1, 1), np.float32)
+            found.append(measures.condition_snr(codes.astype(np.float32), TrialSet(zero, zero, zero, which[:, None])))
+        assert np.median(found) == pytest.approx(1, abs=0.3)
+    alone = TrialSet(zero, zero, zero, np.arange(len(which), dtype=float)[:, None])
+    assert np.isnan(measures.condition_snr(codes.astype(np.float32), alone))
 
 
 def test_realism_is_small_for_halves_of_one_and_large_for_others() -> None:
