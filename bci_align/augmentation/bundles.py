@@ -44,9 +44,11 @@ def retrain(
     """Refit ``bundle``'s decoder on the labelled ``trials`` (indices) of ``session`` and write the new generation to ``path``.
 
     The read-in is re-normalised per channel on these trials; then a Wiener filter of the latents is fitted. With a ``stored``
-    model of these very trials, generated ones for ``targets`` (m, D; default: those that the trials have) are added in the ratio
-    that the model's held-out trials choose, perhaps none. :class:`~bci_align.errors.AugmentationError` and
-    :class:`~bci_align.errors.MismatchError` for what does not fit together; a generated session is refused.
+    model those of the trials are used that it was trained on, all of which must be among them; generated ones for ``targets``
+    (m, D; default: those that the trials have) are added in the ratio that the model's held-out trials choose, perhaps none. The
+    record of the new generation says how many ``trials`` it was fitted on and how many are ``not_in_model``.
+    :class:`~bci_align.errors.AugmentationError` and :class:`~bci_align.errors.MismatchError` for what does not fit together; a
+    generated session is refused.
     """
     path = claim_directory(path, error=BundleError)
     refuse_generated(session, "retraining a decoder")
@@ -54,6 +56,9 @@ def retrain(
     if session.kinematics is None:
         raise AugmentationError(f"session {session.name!r}: kinematics: expected some to retrain on, found none")
     cuts = None if stored is None else stored.cuts(session)  # first of all: another session's trials may not even be there
+    asked = len(trials)
+    if stored is not None:
+        trials = _known(stored, session, trials)
     manifest = bundle.manifest
     read_in = renormalise(bundle.read_in, unlabelled(session, trials, manifest.run_in))
     network, _ = bundle.models()
@@ -68,12 +73,13 @@ def retrain(
         choice = choose(ground, np.setdiff1d(np.arange(len(trials)), out), out, None, config, {})
         weights = ground.fit(np.arange(len(trials)), None, 0.0, choice.ridge)
     else:
-        weights, choice = _with_model(ground, session, stored, cuts, targets, config, seed, progress)
+        weights, choice = _with_model(ground, stored, cuts, targets, config, seed, progress)
     record = {
         "method": "supervised retraining",
         "session": session.name,
         "counts_sha256": session.fingerprint(),
         "trials": len(trials),
+        "not_in_model": asked - len(trials),
         "seed": seed,
         "augmented_by": None if stored is None else stored.identity,
         "ratio": choice.ratio,
@@ -94,9 +100,20 @@ def _own_hold_out(n: int, share: float, seed: int) -> Index:
     return np.sort(np.random.default_rng(seed).permutation(n)[: max(round(share * n), 1)])
 
 
+def _known(stored: Stored, session: Session, trials: Index) -> Index:
+    """Trials of the model, all of which must be among ``trials``: what it was proved on is no proof for fewer."""
+    known = stored.model.trials
+    lacking = np.setdiff1d(known, trials)
+    if len(lacking):
+        raise AugmentationError(
+            f"session {session.name!r}: expected the {len(known)} trials that {stored.path} was trained on among the "
+            f"{len(trials)} to retrain on, found {len(lacking)} of them left out, trial {int(lacking[0])} first"
+        )
+    return known
+
+
 def _with_model(
     ground: Ground,
-    session: Session,
     stored: Stored,
     cuts: TrialSet,
     targets: Floats | None,
@@ -105,11 +122,6 @@ def _with_model(
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[Floats, Choice]:
     """Refit with generated trials: the twin proves the ratio on trials that it has not seen, then both of them are used."""
-    if not np.array_equal(ground.trials, stored.model.trials):
-        raise AugmentationError(
-            f"session {session.name!r}: expected the {len(stored.model.trials)} trials that {stored.path} was trained on, "
-            f"found {len(ground.trials)} that are not the same"
-        )
     model = stored.model
     training = cuts.of(np.setdiff1d(np.arange(len(cuts)), model.held_out))
     wanted = cuts.conditions()[0] if targets is None else targets

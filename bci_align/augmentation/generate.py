@@ -110,11 +110,6 @@ class Generator:
         rates = (rates * self.gain).astype(np.float32)
         return TrialSet(_drawn(rates, self.spikes, seed, plain), rates, kinematics, to), codes
 
-    def freely(self, count: int, seed: int, plain: bool = False) -> tuple[TrialSet, Array]:
-        """``count`` trials of codes drawn from the prior; their target is the one that their code tells of."""
-        codes = self.prior.draw(count, np.random.default_rng(seed))
-        return self.of_codes(codes, self.target_of(codes), seed, plain), codes
-
     def target_of(self, codes: Array) -> Floats:
         """Target (n, D) for which ``codes`` (n, L) are likeliest, other variables free (codes Gaussian around their mean)."""
         nav = self.navigator

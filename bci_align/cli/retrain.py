@@ -40,7 +40,7 @@ def retrain_command(
     """Refit BUNDLE's decoder on labelled trials of SESSION and write it as a new generation.
 
     With --augment generated trials are added in the ratio that trials which the model's twin has not seen decide on; where they
-    do not help it is zero. The trials must be those that the model was trained on.
+    do not help it is zero. The decoder is then fitted on the trials that the model was trained on, which must be among --trials.
     """
     from bci_align.augmentation.bundles import retrain
     from bci_align.augmentation.store import load
@@ -52,14 +52,14 @@ def retrain_command(
     loaded, day = load_bundle(bundle), io.load(session)
     stored = load(augment) if augment else None
     chosen = parse_trials(trials, day)
-    if stored is not None and trials == ":":
-        chosen = stored.model.trials
     with staged_progress(as_json) as progress:
         made, choice = retrain(loaded, day, chosen, stored, wanted, settings, seed, out, progress)
+    record = made.manifest.alignment or {}
     result: dict[str, Any] = {
         "bundle": str(out),
         "generation": made.manifest.generation,
-        "trials": len(chosen),
+        "trials": record["trials"],
+        "not_in_model": record["not_in_model"],
         "ratio": choice.ratio,
         "generated_trials": choice.used,
         "left_out_because": choice.reason or None,
@@ -78,6 +78,8 @@ def retrain_command(
         told = f"{choice.ratio:g} generated trials per real one, {choice.used} in all" if choice.ratio else "no generated trials"
         told += f": {choice.reason}" if choice.reason else ""
         kept = "".join(f"\nlet through by {k}: {100 * v:.0f} %" for k, v in choice.yields.items())
-        return f"{out}: written as generation {made.manifest.generation} ({len(chosen)} trials; {told})\n{table(rows)}{kept}"
+        known = f" of {len(chosen)}, those that the model was trained on" if record["not_in_model"] else ""
+        used = f"{record['trials']} trials{known}; {told}"
+        return f"{out}: written as generation {made.manifest.generation} ({used})\n{table(rows)}{kept}"
 
     emit(result, as_json, text)

@@ -43,9 +43,9 @@ def test_the_prior_s_codes_are_spread_as_those_it_was_fitted_on() -> None:
     assert (drawn[:, 0] > 0).mean() == pytest.approx(0.25, abs=0.04)
 
 
-def test_free_trials_say_which_target_they_are_for(model: Model, cuts: TrialSet) -> None:
-    made, codes = model.full.freely(20, 0)
-    assert made.target.shape == (20, cuts.target.shape[1]) and len(codes) == 20
+def test_codes_say_which_target_they_are_for(model: Model, cuts: TrialSet) -> None:
+    codes = model.full.prior.draw(20, np.random.default_rng(0))
+    assert model.full.target_of(codes).shape == (20, cuts.target.shape[1])
     guess = model.full.target_of(model.full.space.encode(cuts))
     error = np.linalg.norm(guess - cuts.target, axis=1).mean()
     assert error < 0.7 * np.linalg.norm(cuts.target - cuts.target.mean(0), axis=1).mean()

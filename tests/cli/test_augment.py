@@ -76,7 +76,12 @@ def test_a_bundle_is_retrained_with_a_model_and_without(work: Path, small_bundle
     plain = ok(capsys, "retrain", small_bundle.path, work / "dayk.h5", "--trials", ":30", "--out", work / "b1")
     assert plain["ratio"] == 0 and plain["generation"] == small_bundle.manifest.generation + 1
     helped = ok(capsys, "retrain", small_bundle.path, work / "dayk.h5", "--augment", work / "m", "--out", work / "b2")
-    assert helped["trials"] == 30
+    assert (plain["trials"], plain["not_in_model"]) == (30, 0)
+    rewarded = len(io.load(work / "dayk.h5").rewarded())
+    assert (helped["trials"], helped["not_in_model"]) == (30, rewarded - 30)  # all of the day's were asked for
+    assert main([str(w) for w in ("retrain", small_bundle.path, work / "dayk.h5", "--augment", work / "m", "--trials", ":32",
+                 "--out", work / "b3")]) == 0  # fmt: skip
+    assert "(30 trials of 32, those that the model was trained on; " in capsys.readouterr().out
     assert set(helped["held_out_r2"]) == {"0", "0.25", "0.5", "1", "2"} and 0 <= helped["yields"]["kept"] <= 1
     before = ok(capsys, "evaluate", small_bundle.path, work / "dayk.h5", "--trials", "30:")["r2"]
     for name in ("b1", "b2"):
@@ -102,7 +107,7 @@ def test_what_does_not_fit_is_one_sentence(work: Path, small_bundle: Bundle, cap
     assert "expected --augment MODEL with it" in fault(capsys, *plain, "10,0")
     assert "expected points such as" in fault(capsys, *plain, "", "--augment", work / "m")
     other = ("retrain", small_bundle.path, work / "dayk.h5", "--augment", work / "m", "--trials", ":20", "--out", work / "no")
-    assert "expected the 30 trials that" in fault(capsys, *other)
+    assert "was trained on among the 20 to retrain on, found 10 of them left out" in fault(capsys, *other)
     assert "already exists" in fault(capsys, "augment", "train", work / "dayk.h5", "--out", work / "m")
 
 
