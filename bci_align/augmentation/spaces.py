@@ -63,7 +63,7 @@ class LinearSpace:
         return cls(scaler, mean, projection, loadings)
 
     def encode(self, trials: TrialSet) -> Array:
-        x = self.scaler.to(trials) - self.mean
+        x: Array = self.scaler.to(trials) - self.mean
         seen = len(self.projection) // len(self.mean)
         codes: Array = x[..., :seen].reshape(len(x), -1) @ self.projection
         return codes
