@@ -2,20 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bci_align.augmentation import bundles, makers, store
+from bci_align.augmentation import bundles, makers, navigate, store
 from bci_align.augmentation.carry import carry
 from bci_align.augmentation.generate import Generator
 from bci_align.augmentation.model import train
+from bci_align.augmentation.navigate import start_from
 from bci_align.augmentation.retrain import Maker
 from bci_align.augmentation.spikes import SpikeModel
 from bci_align.augmentation.trials import Scaler, TrialSet, cut
 from bci_align.bundle.store import Bundle
+from bci_align.cli.main import main
 from bci_align.config import RetrainConfig
 from bci_align.errors import AugmentationError
+from bci_align.session import io
 from bci_align.session.types import Session
 
 from .conftest import TINY
@@ -48,6 +52,23 @@ def test_generators_start_from_the_trials_that_they_were_trained_on(
     for (generator, start, real), n in zip(began, (24 - len(with_earlier.model.held_out), 24), strict=True):
         assert len(real) == n and len(start) == n + len(small_days[0].rewarded())
         np.testing.assert_array_equal(Scaler.fit(start).mean, generator.space.scaler.mean)  # type: ignore[attr-defined]
+
+
+def test_the_command_generates_from_the_earlier_day_too(
+    with_earlier: store.Stored, small_days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a target which today has no trials of is started from trials of its own, not from the nearest."""
+    io.save(small_days[1], tmp_path / "day.h5")
+    pools: list[TrialSet] = []
+
+    def watched(trials: TrialSet, *others: Any) -> Any:
+        pools.append(trials)
+        return start_from(trials, *others)
+
+    monkeypatch.setattr(navigate, "start_from", watched)
+    words = ("augment", "generate", with_earlier.path, "--like", tmp_path / "day.h5", "--out", tmp_path / "g.h5")
+    assert main([*map(str, words), "--targets", "8,0", "--trials", "3"]) == 0
+    assert [len(p) for p in pools] == [24 + len(small_days[0].rewarded())]
 
 
 def test_spikes_scatter_as_today_s_do(with_earlier: store.Stored, small_days: Days) -> None:
