@@ -33,10 +33,15 @@ def recorded(scene: Scene) -> Found:
             found.wrong.append(str(e))
     # Zero that is published while no loop decodes is no loop's, and so is on no tape.
     heard = [s for _, s in scene.heard(0.0) if not s.flags & (Flags.LOST | Flags.FAILED)]
-    found.lost = sum(_key(s) not in written for s in heard)
+    missing = [s for s in heard if _key(s) not in written]
+    found.lost = len(missing)
     other = sum(_key(s) in written and s.values.tobytes() not in written[_key(s)] for s in heard)
     found.injected = f"all rows above; {len(heard)} samples in {len(files)} recordings"
-    found.expect(found.lost == 0, f"expected every sample in a recording, found {found.lost} that are in none")
+    bins = {seq for seq, _ in written}
+    told = ", ".join(
+        f"bin {s.seq_in} ({s.flags!r}, {'at another time' if s.seq_in in bins else 'at no time'})" for s in missing[:5]
+    )
+    found.expect(found.lost == 0, f"expected every sample in a recording, found {found.lost} that are in none: {told}")
     found.expect(other == 0, f"expected the same bytes, found {other} samples with others")
     found.expect(len(heard) > 50, f"expected samples, found {len(heard)}")
     try:
