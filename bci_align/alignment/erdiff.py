@@ -23,7 +23,7 @@ from bci_align.alignment.register import register
 from bci_align.alignment.registration import Registration
 from bci_align.alignment.selflabel import self_label
 from bci_align.alignment.start import check_size
-from bci_align.alignment.tuning import Source, transferred
+from bci_align.alignment.tuning import Source, changes, transferred
 from bci_align.bundle.store import Bundle
 from bci_align.config import AlignConfig
 from bci_align.models.encoder import SourceModel
@@ -32,7 +32,9 @@ from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
-"""Of a transfer's way, among which the objective chooses."""
+"""Of a transfer's way, among which the objective chooses where the transfer cannot be taken at its word."""
+MINORITY = 0.5
+"""Share of changed channels below which the others vouch for the latents that the changes are measured by."""
 ROUNDS = 2
 """Measurements of today's tuning: the second through the latents that the first transfer gave."""
 
@@ -136,16 +138,22 @@ def align(
 def _transfer(
     model: SourceModel, block: Block, source: Source, registration: Registration, objective: Objective
 ) -> tuple[float, Tensor]:
-    """Move the read-in towards what today's tunings ask for, as far as the objective falls."""
+    """Move the read-in to what today's tunings ask for, and return what share of the way, and who changed.
+
+    A change of tuning is an estimate that has been shrunk by its own evidence, so it is taken whole, as long as most matched
+    channels are as they were: they vouch for the latents by which the others are measured. Where most seem to have changed it is
+    the latents that differ, or the match is wrong; there, and after a rotation, which matches none, the objective says how far.
+    """
     start = torch.from_numpy(registration.read_in.weight)
     gone = torch.full((len(start),), -1) if registration.matched is None else torch.from_numpy(registration.matched)
     alive = torch.from_numpy(registration.read_in.gain > 0)
     rows, probability = transferred(model, block, source, gone, alive)
+    few = registration.matched is not None and float(changes(probability).float().mean()) < MINORITY
     values = []
-    for share in SHARES:
+    for share in (1.0,) if few else SHARES:
         model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
-        values.append(objective())
-    share = SHARES[int(np.argmin(values))]
+        values.append((objective(), share))
+    share = min(values)[1]
     model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
     return share, probability
 
@@ -155,5 +163,5 @@ def _listed(matched: NDArray[np.intp] | None) -> list[int] | None:
 
 
 def _changed(channels: Sequence[str], probability: Tensor | None) -> list[str]:
-    """Labels of channels whose tuning has changed with a probability above 0.99."""
-    return [] if probability is None else [c for c, p in zip(channels, probability.tolist(), strict=True) if p > 0.99]
+    """Labels of the channels whose tuning has changed."""
+    return [] if probability is None else [c for c, yes in zip(channels, changes(probability).tolist(), strict=True) if yes]

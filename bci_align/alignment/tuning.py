@@ -39,6 +39,9 @@ CHANGES = (0.03, 0.06, 0.1, 0.17, 0.3, 0.5)
 LEAST_DESIGN_EFFECT = 3.0
 """Bins that count as one: more than chance says, for two days always differ a little in ways that are no channel's own."""
 
+SURE = 0.99
+"""Probability of a change above which a channel counts as changed."""
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -145,6 +148,11 @@ def changed(measured: list[Measurement], before: Tuning) -> tuple[Tuning, Tensor
         variance[m.channels] = v
         probability[m.channels] = 1 - weight[0]
     return Tuning(slope, variance), probability
+
+
+def changes(probability: Tensor) -> Tensor:
+    """Say which channels have changed: all whose ``probability`` (C,) of it leaves no more than one chance in a hundred."""
+    return probability > SURE
 
 
 def _design_effect(m: Measurement, residual: Tensor, v: Tensor) -> Tensor:
