@@ -31,10 +31,12 @@ from bci_align.models.read_in import ReadIn
 from bci_align.session.types import UnlabelledTrials
 from bci_align.threads import one_thread
 
-SHARES = (0.0, 0.25, 0.5, 1.0)
-"""Of a transfer's way, among which the objective chooses where the transfer cannot be taken at its word."""
+SHARES = (1.0, 0.5, 0.25, 0.0)
+"""Of a transfer's way that may be gone."""
 MINORITY = 0.5
 """Share of changed channels below which the others vouch for the latents that the changes are measured by."""
+TOLERANCE = 0.1
+"""By which the objective may grow over a transfer that is taken at its word, in units of what it was."""
 ROUNDS = 2
 """Measurements of today's tuning: the second through the latents that the first transfer gave."""
 
@@ -138,22 +140,24 @@ def align(
 def _transfer(
     model: SourceModel, block: Block, source: Source, registration: Registration, objective: Objective
 ) -> tuple[float, Tensor]:
-    """Move the read-in to what today's tunings ask for, and return what share of the way, and who changed.
+    """Move the read-in towards what today's tunings ask for; return what share of the way, and each channel's probability.
 
-    A change of tuning is an estimate that has been shrunk by its own evidence, so it is taken whole, as long as most matched
-    channels are as they were: they vouch for the latents by which the others are measured. Where most seem to have changed it is
-    the latents that differ, or the match is wrong; there, and after a rotation, which matches none, the objective says how far.
+    A change of tuning is an estimate that its own evidence has shrunk already, so it is taken whole, or as far as the objective
+    lets it, while most matched channels are as they were: they vouch for the latents by which the others are measured. Where most
+    have changed the latents themselves may differ, or the match may be wrong: there, and after a rotation, which matches none,
+    the objective says how far.
     """
     start = torch.from_numpy(registration.read_in.weight)
     gone = torch.full((len(start),), -1) if registration.matched is None else torch.from_numpy(registration.matched)
     alive = torch.from_numpy(registration.read_in.gain > 0)
     rows, probability = transferred(model, block, source, gone, alive)
-    few = registration.matched is not None and float(changes(probability).float().mean()) < MINORITY
-    values = []
-    for share in (1.0,) if few else SHARES:
+    values = {}
+    for share in SHARES:
         model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
-        values.append((objective(), share))
-    share = min(values)[1]
+        values[share] = objective()
+    share = min(values, key=lambda s: values[s])
+    if registration.matched is not None and float(changes(probability).float().mean()) < MINORITY:
+        share = max(s for s in SHARES if s == share or values[s] <= (1 + TOLERANCE) * values[0.0])
     model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
     return share, probability
 
