@@ -7,7 +7,7 @@ Every stage sees the bundle and unlabelled trials only. What each is worth is an
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,13 +140,7 @@ def align(
 def _transfer(
     model: SourceModel, block: Block, source: Source, registration: Registration, objective: Objective
 ) -> tuple[float, Tensor]:
-    """Move the read-in towards what today's tunings ask for; return what share of the way, and each channel's probability.
-
-    A change of tuning is an estimate that its own evidence has shrunk already, so it is taken whole, or as far as the objective
-    lets it, while most matched channels are as they were: they vouch for the latents by which the others are measured. Where most
-    have changed the latents themselves may differ, or the match may be wrong: there, and after a rotation, which matches none,
-    the objective says how far.
-    """
+    """Move the read-in towards what today's tunings ask for; return what share of the way, and each channel's probability."""
     start = torch.from_numpy(registration.read_in.weight)
     gone = torch.full((len(start),), -1) if registration.matched is None else torch.from_numpy(registration.matched)
     alive = torch.from_numpy(registration.read_in.gain > 0)
@@ -155,11 +149,21 @@ def _transfer(
     for share in SHARES:
         model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
         values[share] = objective()
-    share = min(values, key=lambda s: values[s])
-    if registration.matched is not None and float(changes(probability).float().mean()) < MINORITY:
-        share = max(s for s in SHARES if s == share or values[s] <= (1 + TOLERANCE) * values[0.0])
+    share = how_far(values, registration.matched is not None and float(changes(probability).float().mean()) < MINORITY)
     model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
     return share, probability
+
+
+def how_far(values: Mapping[float, float], trusted: bool) -> float:
+    """Choose the share of a transfer's way from the objective's ``values`` at each; share 0 is among them.
+
+    A change of tuning is an estimate that its own evidence has shrunk already. It is ``trusted`` while most matched channels are
+    as they were, for they vouch for the latents by which the others are measured: then it is taken whole, or as far as the
+    objective grows by no more than :data:`TOLERANCE`. Where most have changed the latents themselves may differ, or the match may
+    be wrong: there, and after a rotation, which matches none, the way is gone on which the objective falls the most.
+    """
+    best = min(values, key=lambda share: values[share])
+    return max(s for s in values if s == best or (trusted and values[s] <= (1 + TOLERANCE) * values[0.0]))
 
 
 def _listed(matched: NDArray[np.intp] | None) -> list[int] | None:
