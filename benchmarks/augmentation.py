@@ -149,7 +149,7 @@ def retraining_rows(found: dict[str, list[retraining.Result]]) -> list[Row]:
 
     out = []
     name = "three targets missing"
-    today = [*PLAIN, "PCA-20 codes", "sequential VAE"]
+    today = [*PLAIN, "PCA-20 codes", "sequential VAE", retraining.ENCODED]
     earlier = [retraining.EARLIER, retraining.CARRIED]
     for ours, rivals in ((retraining.OURS, today), (retraining.OURS_EARLIER, [*today, *earlier])):
         value = float(of(name, ours).mean())

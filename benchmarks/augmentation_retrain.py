@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bci_align.augmentation import codes, rivals
 from bci_align.augmentation.carry import carry, with_earlier
+from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.generate import Generator
 from bci_align.augmentation.makers import screened
 from bci_align.augmentation.model import SHARE, HoldOut, hold_out
@@ -28,6 +29,7 @@ CALIBRATION = 120
 MISSING_AT = (0, 2, 3, 5, 6)
 """Middle of the three adjacent targets that seed s misses, counted from angle 0 in steps of 45 degrees."""
 REAL, OURS, OURS_EARLIER, ORACLE = "real trials alone", "ours", "ours, with an earlier day", "oracle: all calibration trials"
+ENCODED = "encoding model of rotated kinematics (ours without codes)"
 EARLIER, CARRIED = "earlier day's trials, re-normalised", "earlier day's trials, carried over (ours without codes)"
 Floats = NDArray[np.float64]
 
@@ -125,10 +127,15 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
         weights, choice = augmented(ground, out, make(training), make(cuts), scene.asked, tried, settings, scene.seed)
         return score(method, weights, choice)
 
-    def space(fit: Callable[[TrialSet], Space], and_earlier: bool = False) -> Callable[[TrialSet], Maker]:
+    def encoding(real: TrialSet) -> Encoding:
+        return Encoding.fit(real, before, s.bin_s)
+
+    def space(fit: Callable[[TrialSet], Space], encoded: bool = False, and_earlier: bool = False) -> Callable[[TrialSet], Maker]:
         def make(real: TrialSet) -> Maker:
             start = with_earlier(real, day0 if and_earlier else None)
-            return screened(Generator.fit(fit(start), start, before, scene.seed, recorded=real), start, real, settings)
+            by = encoding(start) if encoded else None
+            generator = Generator.fit(fit(start), start, before, scene.seed, recorded=real, encoding=by)
+            return screened(generator, start, real, settings)
 
         return make
 
@@ -148,10 +155,11 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
     results.append(run("PCA-20 codes", space(lambda t: LinearSpace.fit(t, 20))))
     if vae_too:
         results.append(run("sequential VAE", space(vae)))
-    results.append(run(OURS, space(ours)))
+    results.append(run(ENCODED, lambda real: _encoded(encoding(real), real)))
+    results.append(run(OURS, space(ours, encoded=True)))
     results.append(run(EARLIER, lambda real: _of_earlier(renormalised(day0, real))))
     results.append(run(CARRIED, lambda real: _of_earlier(carry(day0, real))))
-    results.append(run(OURS_EARLIER, space(ours, True)))
+    results.append(run(OURS_EARLIER, space(ours, encoded=True, and_earlier=True)))
     full = oracle.fit(np.arange(len(oracle.trials)), None, 0.0, choice.ridge)
     return [*results, score(ORACLE, full, never)]
 
@@ -166,6 +174,16 @@ def _nothing(real: TrialSet) -> Maker:
 
 def _plain(plain: Callable[[TrialSet, Floats, int, np.random.Generator], TrialSet], real: TrialSet) -> Maker:
     return lambda targets, count, seed: (plain(real, targets, count, np.random.default_rng(seed)), {})
+
+
+def _encoded(encoding: Encoding, real: TrialSet) -> Maker:
+    def make(targets: Floats, count: int, seed: int) -> tuple[TrialSet, dict[str, float]]:
+        rng = np.random.default_rng(seed)
+        turned = rivals.rotated(real, targets, count, rng)
+        rates = encoding.rates(turned.kinematics)
+        return TrialSet(encoding.spikes.draw(rates, rng), rates, turned.kinematics, turned.target), {}
+
+    return make
 
 
 def _of_earlier(trials: TrialSet) -> Maker:

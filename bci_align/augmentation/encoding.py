@@ -1,11 +1,11 @@
 """An encoding model: every channel's rate as a smooth, rectifying function of kinematics, which holds where no trial was.
 
-A Poisson point-process model (Truccolo et al. 2005, J Neurophysiol 93:1074, eq. 2 to 7, in bins) with a softplus link: the drive of
-a channel is linear in kinematics around the time of the bin, in their size and that of their change, and, for movements in a
-plane, in their second and third circular harmonics, since tuning is sharper than a cosine. What five directions leave open the
-prior of the coefficients decides; it is the channels' own (empirical Bayes): preferred directions point anywhere, so
-coefficients of the axes have mean zero and one covariance, whatever half of the directions was seen, while all channels may
-grow together with the size of a movement.
+A Poisson point-process model (Truccolo et al., J Neurophysiol 2005, in bins) with a softplus link: the drive of a channel is
+linear in kinematics around the time of the bin, in their size and that of their change, and, for movements in a plane, in their
+second and third circular harmonics, since tuning is sharper than a cosine. What five directions leave open the prior of the
+coefficients decides; it is the channels' own (empirical Bayes): preferred directions point anywhere, so coefficients of the axes
+have mean zero and one covariance, whatever half of the directions was seen, while all channels may grow together with the size
+of a movement.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bci_align.errors import AugmentationError
 Floats = NDArray[np.float64]
 LAGS_S = (-0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 """Seconds by which the kinematics that drive a bin come after it: motor cortex leads."""
-HARMONICS = {2: 0.1, 3: 0.03}
+HARMONICS = {2: 0.05, 3: 0.05}
 """Prior variance of circular harmonics of movements in a plane, in units of the first one's."""
 ROUNDS, STEPS, HALVINGS = 4, 8, 6
 """Rounds of expectation and maximisation of the prior, Newton steps in each, halvings of a step."""
@@ -135,7 +135,8 @@ def _fit(x: Floats, y: Floats, unit: Floats, blocks: Blocks) -> Floats:
     mean, cov = np.zeros(f), np.eye(f)
     mean[0], cov[0, 0] = REST, 10.0
     for degree, axes in zip(HARMONICS, blocks.axes[1:], strict=False):
-        cov[np.ix_(sum(axes, []), sum(axes, []))] *= HARMONICS[degree]
+        for a in axes:
+            cov[a, a] *= HARMONICS[degree]
     weights, spread = np.tile(mean, (channels, 1)), np.ones(channels)
     for _ in range(ROUNDS):
         weights, posterior = _likeliest(x, y, unit / spread, weights, mean, np.linalg.inv(cov))
@@ -146,7 +147,7 @@ def _fit(x: Floats, y: Floats, unit: Floats, blocks: Blocks) -> Floats:
 
 
 def _prior(weights: Floats, posterior: Floats, mean: Floats, blocks: Blocks) -> tuple[Floats, Floats]:
-    """Mean (F,) and covariance (F, F) over channels of ``weights`` (C, F), known up to their ``posterior`` covariances (C, F, F)."""
+    """Mean (F,) and covariance (F, F) over channels of ``weights`` (C, F), each known up to ``posterior`` (C, F, F)."""
     free = [0, *blocks.sizes]
     new = np.zeros_like(mean)
     new[free] = weights[:, free].mean(0)
@@ -161,9 +162,7 @@ def _prior(weights: Floats, posterior: Floats, mean: Floats, blocks: Blocks) -> 
     return new, cov
 
 
-def _likeliest(
-    x: Floats, y: Floats, certainty: Floats, start: Floats, mean: Floats, precision: Floats
-) -> tuple[Floats, Floats]:
+def _likeliest(x: Floats, y: Floats, certainty: Floats, start: Floats, mean: Floats, precision: Floats) -> tuple[Floats, Floats]:
     """Most probable weights (C, F) by Newton's method with Fisher's information, and covariances (C, F, F) around them."""
 
     def cost(w: Floats) -> Floats:

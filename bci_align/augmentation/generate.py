@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture
 
+from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.navigate import AXES, Navigator, start_from
 from bci_align.augmentation.spaces import Space
 from bci_align.augmentation.spikes import SpikeModel, poisson
@@ -52,7 +53,7 @@ class Generator:
 
     ``spikes`` scatter around the rates of a code, ``edited`` around a trial's own smoothed rates (which hold some of its scatter
     already, so that what is drawn around them is narrower). ``gain`` (C,) puts each channel's generated rates at the mean that
-    its training trials have.
+    its training trials have. With an ``encoding`` trials for a target take their spikes from it, by their kinematics.
     """
 
     space: Space
@@ -61,6 +62,7 @@ class Generator:
     edited: SpikeModel
     prior: CodePrior
     gain: Floats
+    encoding: Encoding | None = None
 
     @classmethod
     def fit(
@@ -71,6 +73,7 @@ class Generator:
         seed: int = 0,
         support: float = 0.99,
         recorded: TrialSet | None = None,
+        encoding: Encoding | None = None,
     ) -> Generator:
         """Fit what is beside the space on its training ``trials``, and how spikes scatter on those ``recorded`` (default: all).
 
@@ -84,7 +87,7 @@ class Generator:
         edited = SpikeModel.fit(real.counts, real.rates)
         # What a diffusion model samples scatters as smoothed rates do; what other spaces decode is a mean.
         spikes = edited if space.exact else SpikeModel.fit(real.counts, space.decode(space.encode(real), seed)[0] * gain)
-        return cls(space, navigator, spikes, edited, CodePrior.fit(codes, seed), gain)
+        return cls(space, navigator, spikes, edited, CodePrior.fit(codes, seed), gain, encoding)
 
     def of_codes(self, codes: Array, target: Floats, seed: int, plain: bool = False, shared: bool = False) -> TrialSet:
         """Trials of ``codes`` (n, L) said to be for ``target`` (n, D); ``plain`` draws Poisson spikes.
@@ -98,17 +101,29 @@ class Generator:
     def towards(self, trials: TrialSet, targets: Floats, count: int, seed: int, plain: bool = False) -> tuple[TrialSet, Array]:
         """``count`` trials for each of ``targets`` (m, D), and their codes: those of real ``trials`` moved along the target axes.
 
-        They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew.
+        They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew,
+        around the edit's rates, or around those that the encoding gives to the edit's kinematics (:meth:`encoded`).
         Whether ``targets`` are in support is asked before (:meth:`Navigator.check`), of the generator that a user's trials come
         from: its twin knows fewer targets, and has to be tried on those, too.
         """
         rows, to = start_from(trials, targets, count, np.random.default_rng(seed))
         codes = self.navigator.to_target(self.space.encode(trials)[rows], trials.target[rows], to)
         rates, kinematics = self.space.edit(trials, rows, codes, seed)
+        if self.encoding is not None:
+            return self.encoded(kinematics, to, seed, plain), codes
         if self.space.exact:
             return TrialSet(_drawn(rates, self.edited, seed, plain), rates, kinematics, to), codes
         rates = (rates * self.gain).astype(np.float32)
         return TrialSet(_drawn(rates, self.spikes, seed, plain), rates, kinematics, to), codes
+
+    def encoded(self, kinematics: Array, target: Floats, seed: int, plain: bool = False) -> TrialSet:
+        """Trials of ``kinematics`` (n, T, K) for ``target`` (n, D), rates and scatter of spikes from the encoding.
+
+        A code moved to a target that has no trials continues rates along a line, and rates are not lines.
+        """
+        assert self.encoding is not None
+        rates = self.encoding.rates(kinematics)
+        return TrialSet(_drawn(rates, self.encoding.spikes, seed, plain), rates, kinematics, target)
 
     def target_of(self, codes: Array) -> Floats:
         """Target (n, D) for which ``codes`` (n, L) are likeliest, other variables free (codes Gaussian around their mean)."""

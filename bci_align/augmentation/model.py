@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bci_align.augmentation import codes
 from bci_align.augmentation.carry import with_earlier
+from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.generate import Generator
 from bci_align.augmentation.trials import Index, TrialSet, cut, window_bins
 from bci_align.config import AugmentConfig
@@ -119,7 +120,8 @@ def train(
         tell = (lambda done, total: progress(stage, done, total)) if progress else None
         known = with_earlier(some, then)
         space = codes.train(known, config, seed, tell, keep(stage) if keep else None)
-        return Generator.fit(space, known, before, seed, recorded=some)
+        encoding = Encoding.fit(known, before, session.bin_s)
+        return Generator.fit(space, known, before, seed, recorded=some, encoding=encoding)
 
     full = made("all trials", cuts)
     proof = made("held out", cuts.of(np.setdiff1d(np.arange(len(cuts)), out)))

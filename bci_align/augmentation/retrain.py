@@ -16,7 +16,7 @@ from bci_align.decoders import Floats, Wiener
 from bci_align.errors import AugmentationError
 from bci_align.session.types import Session
 
-RIDGES = (0.01, 0.03, 0.1, 0.3)
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Ridges tried, per bin, in squared units of features; real trials alone are given the same choice."""
 
 LEAST_SHARE = 0.25
@@ -216,4 +216,4 @@ def augmented(
 
 def _count(config: RetrainConfig, real: int, targets: int) -> int:
     """Generated trials per target: as many as the largest ratio asks for, but no more than are worth their time."""
-    return int(np.clip(np.ceil(max(config.ratios) * real / targets), 4, 30))
+    return int(np.clip(np.ceil(max(config.ratios) * real / targets), 4, 60))

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bci_align.augmentation.codes import CodeSpace, untrained
+from bci_align.augmentation.encoding import Encoding, lags_of, width
 from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.navigate import AXES, Navigator
@@ -33,6 +34,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "edited": ("dispersion", "memory"),
     "prior": ("weights", "means", "covariances"),
     "scaler": ("mean", "sd"),
+    "encoding": ("origin", "size", "unit", "weights"),
+    "encoded": ("dispersion", "memory"),
 }
 """Arrays of a generator beside its networks."""
 
@@ -41,7 +44,7 @@ class ModelManifest(Sealed):
     """The content of ``model.json``."""
 
     format: Literal["bci_align.trial_model"] = "bci_align.trial_model"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     session: str = Field(description="name of the session whose trials it knows")
     session_sha256: str = Field(description="digest of all that session holds: counts, kinematics, trials, targets")
     counts_sha256: str = Field(description="fingerprint of its counts alone, to tell other labels from another day")
@@ -153,10 +156,11 @@ def _pack(generator: Generator) -> bytes:
     assert isinstance(space, CodeSpace)
     tensors: dict[str, nn.Module | Tensor] = {"encoder": space.encoder, "diffusion": space.diffusion}
     tensors["gain"] = torch.from_numpy(np.ascontiguousarray(generator.gain))
+    assert generator.encoding is not None
+    owners = {p: getattr(generator, p, None) for p in PARTS} | {"scaler": space.scaler, "encoded": generator.encoding.spikes}
     for part, names in PARTS.items():
-        owner = space if part == "scaler" else generator
         for name in names:
-            tensors[f"{part}.{name}"] = torch.from_numpy(np.array(getattr(getattr(owner, part), name)))
+            tensors[f"{part}.{name}"] = torch.from_numpy(np.array(getattr(owners[part], name)))
     return pack(tensors)
 
 
@@ -167,7 +171,7 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
     encoder, diffusion = untrained(config, bins, channels, len(manifest.outputs))
     fill(encoder, t, "encoder", where, AugmentationError)
     fill(diffusion, t, "diffusion", where, AugmentationError)
-    shapes = _shapes(manifest, t, config.code)
+    shapes = _shapes(manifest, t)
     a: dict[str, Any] = {}
     for name, shape in shapes.items():
         _fits(name, shape, t.get(name), where)
@@ -183,9 +187,9 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
         bins,
     )
     navigator = Navigator(manifest.variables, limit=limit, **part["navigator"])
-    return Generator(
-        space, navigator, SpikeModel(**part["spikes"]), SpikeModel(**part["edited"]), CodePrior(**part["prior"]), gain
-    )
+    spikes, edited, encoded = (SpikeModel(**part[name]) for name in ("spikes", "edited", "encoded"))
+    encoding = Encoding(spikes=encoded, lags=lags_of(manifest.bin_s), **part["encoding"])
+    return Generator(space, navigator, spikes, edited, CodePrior(**part["prior"]), gain, encoding)
 
 
 def _pack_trials(trials: TrialSet) -> bytes:
@@ -219,15 +223,15 @@ def _fits(name: str, shape: tuple[int, ...], tensor: Tensor | None, where: Path)
         )
 
 
-def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor], code: int) -> dict[str, tuple[int, ...]]:
+def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays beside the networks; how many targets and components there are, only the file can say."""
 
     def many(name: str) -> int:
         return int(tensors[name].shape[0]) if name in tensors and tensors[name].ndim else 1
 
-    c, v = len(manifest.channels), len(manifest.variables)
+    c, v, outputs, code = len(manifest.channels), len(manifest.variables), len(manifest.outputs), manifest.config.code
     dims, k = sum(n.startswith("target ") for n in manifest.variables), many("prior.weights")
-    both = c + len(manifest.outputs)
+    both = c + outputs
     return {
         "gain": (c,),
         "navigator.mean": (v,),
@@ -242,5 +246,9 @@ def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor], code: int) -> d
         "prior.covariances": (k, code, code),
         "scaler.mean": (both,),
         "scaler.sd": (both,),
-        **{f"{name}.{what}": (c,) for name in ("spikes", "edited") for what in PARTS[name]},
+        "encoding.origin": (outputs,),
+        "encoding.size": (),
+        "encoding.unit": (c,),
+        "encoding.weights": (c, width(outputs, len(lags_of(manifest.bin_s)))),
+        **{f"{name}.{what}": (c,) for name in ("spikes", "edited", "encoded") for what in PARTS[name]},
     }

@@ -186,6 +186,8 @@ def generate_command(
     if not inside:
         raise AugmentationError(f"{out}: not written, as none of {count} codes is in support; ask for targets or smaller moves")
     made = generator.of_codes(codes, to, seed, spikes == "poisson")
+    if wanted is not None:
+        made = generator.encoded(made.kinematics, to, seed, spikes == "poisson")
     how = f"by model {stored.identity[:12]} of session {day.name!r}, seed {seed}"
     before = window_bins(stored.manifest.config, day.bin_s)[0]
     io.save(as_session(made, day, before, out.stem, how), out, overwrite=force)
