@@ -146,7 +146,8 @@ def generate_command(
 ) -> None:
     """Generate trials from MODEL into a session file that 'bci-align replay' plays and 'bci-align evaluate' refuses.
 
-    With --targets the codes of real trials are moved to them, the trials in equal parts; targets outside the support are refused.
+    With --targets the codes of real trials are moved to them, the trials in equal parts, and the spikes follow the kinematics of
+    the moved codes by an encoding model; targets outside the support are refused.
     """
     from bci_align.augmentation.as_session import as_session
     from bci_align.augmentation.navigate import AXES, start_from
@@ -185,9 +186,10 @@ def generate_command(
     inside = float((generator.navigator.distance(codes, to) <= SLACK * generator.navigator.limit).mean())
     if not inside:
         raise AugmentationError(f"{out}: not written, as none of {count} codes is in support; ask for targets or smaller moves")
-    made = generator.of_codes(codes, to, seed, spikes == "poisson")
-    if wanted is not None:
-        made = generator.encoded(made.kinematics, to, seed, spikes == "poisson")
+    if wanted is None:
+        made = generator.of_codes(codes, to, seed, spikes == "poisson")
+    else:
+        made = generator.encoded(generator.space.decode(codes, seed)[1], to, seed, spikes == "poisson")
     how = f"by model {stored.identity[:12]} of session {day.name!r}, seed {seed}"
     before = window_bins(stored.manifest.config, day.bin_s)[0]
     io.save(as_session(made, day, before, out.stem, how), out, overwrite=force)

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.spaces import LinearSpace
@@ -21,6 +24,17 @@ def test_trials_are_made_for_the_targets_that_were_asked_for(model: Model, cuts:
     again = model.full.towards(cuts, wanted, 6, 0)[0]
     assert np.array_equal(made.counts, again.counts)
     assert not np.array_equal(made.counts, model.full.towards(cuts, wanted, 6, 1)[0].counts)
+
+
+def test_spikes_of_trials_for_a_target_follow_their_kinematics(model: Model, cuts: TrialSet) -> None:
+    wanted = cuts.conditions()[0][:2]
+    assert isinstance(model.full.encoding, Encoding)
+    made, codes = model.full.towards(cuts, wanted, 5, 0)
+    plain, same = replace(model.full, encoding=None).towards(cuts, wanted, 5, 0)
+    np.testing.assert_array_equal(codes, same)
+    np.testing.assert_array_equal(made.kinematics, plain.kinematics)
+    np.testing.assert_array_equal(made.rates, model.full.encoding.rates(made.kinematics))
+    assert not np.array_equal(made.rates, plain.rates)
 
 
 def test_spikes_scatter_as_in_the_trials_that_were_recorded(cuts: TrialSet) -> None:

@@ -30,6 +30,8 @@ def test_a_model_comes_back_as_it_was(saved: store.Stored, model: Model, small_d
         made, again = (g.towards(cuts, cuts.conditions()[0][:2], 3, 5)[0] for g in (a, b))
         assert np.array_equal(made.counts, again.counts) and np.array_equal(made.kinematics, again.kinematics)
         drawn = [g.prior.draw(4, np.random.default_rng(1)) for g in (a, b)]
+        assert a.encoding is not None and b.encoding is not None and a.encoding.lags == b.encoding.lags
+        assert np.array_equal(a.encoding.rates(cuts.kinematics), b.encoding.rates(cuts.kinematics))
         assert np.array_equal(*drawn) and np.array_equal(a.target_of(drawn[0]), b.target_of(drawn[0]))
     assert np.array_equal(back.trials, model.trials) and np.array_equal(back.held_out, model.held_out)
     assert len(saved.cuts(small_days[0])) == len(cuts)
@@ -81,8 +83,8 @@ def test_an_edited_model_is_refused(saved: store.Stored, tmp_path: Path) -> None
     (tmp_path / "model.json").write_text(json.dumps(content | {"held_out": [0, 1, 2]}))
     with pytest.raises(AugmentationError, match=r"model.json: expected SHA-256 .* as in model.sha256"):
         store.load(tmp_path)
-    sealed(content | {"version": 2}, tmp_path)
-    with pytest.raises(AugmentationError, match="expected version 3, found 2"):
+    sealed(content | {"version": 3}, tmp_path)
+    with pytest.raises(AugmentationError, match="expected version 4, found 3"):
         store.load(tmp_path)
 
 
