@@ -46,6 +46,16 @@ def processes(bins: int, count: int, length: float, rng: np.random.Generator) ->
     return np.stack([np.convolve(noise[:, i], kernel, mode="valid") for i in range(count)], axis=1)
 
 
+def loadings(seed: int, array: Mixed) -> tuple[FloatArray, FloatArray]:
+    """Loadings (D, C) on all processes, behaviours first, and log rates at rest (C,), of an array on day 0.
+
+    The log rate is ``base + depth * processes @ loading / sqrt(D)``.
+    """
+    rng = np.random.default_rng([seed, 0])
+    loading = rng.standard_normal((len(NAMES) + array.hidden, array.neurons))
+    return loading, np.log(array.rate) + 0.3 * rng.standard_normal(array.neurons)
+
+
 def mixed_day(
     seed: int,
     trials: int = 1000,
@@ -62,11 +72,10 @@ def mixed_day(
     velocities are those of a hand whose position is a stationary process, so that it stays near the centre.
     """
     array = array or Mixed()
-    loading_rng, worn_rng, rng = (np.random.default_rng([seed, *k]) for k in ((0,), (1, day), (2, day)))
+    worn_rng, rng = (np.random.default_rng([seed, *k]) for k in ((1, day), (2, day)))
     total = trials * bins
     d = len(NAMES) + array.hidden
-    loading = loading_rng.standard_normal((d, array.neurons))
-    base = np.log(array.rate) + 0.3 * loading_rng.standard_normal(array.neurons)
+    loading, base = loadings(seed, array)
     if wear is not None:
         fresh = worn_rng.permutation(array.neurons) < round(wear.turned * array.neurons)
         loading = np.where(fresh, worn_rng.standard_normal(loading.shape), loading)
