@@ -58,9 +58,13 @@ class CodeSpace:
         return codes
 
     def noise(self, n: int, seed: int, shared: bool = False) -> torch.Tensor:
-        """The noise x_T (n, T, C + K) of ``seed``; the same for every trial with ``shared``."""
+        """The noise x_T (n, T, C + K) of ``seed``, of the configured temperature; the same for every trial with ``shared``.
+
+        Smoothed rates hold the neurons' own noise, so that a sample of temperature 1 does, too. Spikes are drawn around it once
+        more: cooler samples leave that noise to them.
+        """
         made = torch.randn(1 if shared else n, self.bins, self.channels, generator=torch.Generator().manual_seed(seed))
-        return made.expand(n, -1, -1)
+        return self.config.temperature * made.expand(n, -1, -1)
 
     @one_thread()
     def decode(self, codes: Array, seed: int = 0, shared: bool = False, x_T: torch.Tensor | None = None) -> tuple[Array, Array]:

@@ -16,6 +16,8 @@ from bci_align.augmentation.trials import Array, TrialSet
 
 Floats = NDArray[np.float64]
 MOST_COMPONENTS = 8
+MOST_SHARED = 4
+"""Gains that neurons share, looked for in what the codes leave over."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class CodePrior:
 class Generator:
     """Everything that makes trials: a ``space`` of codes, the ``navigator`` in it, how spikes scatter, a ``prior`` over codes.
 
-    ``spikes`` scatter around the rates of a code, ``edited`` around a trial's own smoothed rates (which hold some of its scatter
-    already, so that what is drawn around them is narrower). ``gain`` (C,) puts each channel's generated rates at the mean that
-    its training trials have. With an ``encoding`` trials for a target take their spikes from it, by their kinematics.
+    ``spikes`` scatter around the rates of a code, with what neurons share, ``edited`` around a trial's own smoothed rates (which
+    hold some of its scatter already, so that what is drawn around them is narrower). ``gain`` (C,) puts each channel's generated
+    rates at the mean that its training trials have. With an ``encoding`` trials for a target take their spikes from it, by their
+    kinematics.
     """
 
     space: Space
@@ -85,8 +88,7 @@ class Generator:
         navigator = Navigator.fit(codes, trials, before, support)
         real = trials if recorded is None else recorded
         edited = SpikeModel.fit(real.counts, real.rates)
-        # What a diffusion model samples scatters as smoothed rates do; what other spaces decode is a mean.
-        spikes = edited if space.exact else SpikeModel.fit(real.counts, space.decode(space.encode(real), seed)[0] * gain)
+        spikes = SpikeModel.fit(real.counts, space.decode(space.encode(real), seed)[0] * gain, MOST_SHARED)
         return cls(space, navigator, spikes, edited, CodePrior.fit(codes, seed), gain, encoding)
 
     def of_codes(self, codes: Array, target: Floats, seed: int, plain: bool = False, shared: bool = False) -> TrialSet:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bci_align.augmentation.beyond import Beyond
 from bci_align.augmentation.codes import CodeSpace, untrained
 from bci_align.augmentation.encoding import Encoding, lags_of, width
 from bci_align.augmentation.generate import CodePrior, Generator
@@ -31,6 +32,7 @@ EARLIER = "earlier.safetensors"
 PARTS: dict[str, tuple[str, ...]] = {
     "navigator": ("mean", "sd", "centre", "directions", "precision", "limit", "targets"),
     "spikes": ("dispersion", "memory"),
+    "beyond": ("sharpness", "loadings", "courses"),
     "edited": ("dispersion", "memory"),
     "prior": ("weights", "means", "covariances"),
     "scaler": ("mean", "sd"),
@@ -157,7 +159,8 @@ def _pack(generator: Generator) -> bytes:
     tensors: dict[str, nn.Module | Tensor] = {"encoder": space.encoder, "diffusion": space.diffusion}
     tensors["gain"] = torch.from_numpy(np.ascontiguousarray(generator.gain))
     assert generator.encoding is not None
-    owners = {p: getattr(generator, p, None) for p in PARTS} | {"scaler": space.scaler, "encoded": generator.encoding.spikes}
+    elsewhere = {"scaler": space.scaler, "beyond": generator.spikes.beyond, "encoded": generator.encoding.spikes}
+    owners = {p: getattr(generator, p, None) for p in PARTS} | elsewhere
     for part, names in PARTS.items():
         for name in names:
             tensors[f"{part}.{name}"] = torch.from_numpy(np.array(getattr(owners[part], name)))
@@ -171,7 +174,7 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
     encoder, diffusion = untrained(config, bins, channels, len(manifest.outputs))
     fill(encoder, t, "encoder", where, AugmentationError)
     fill(diffusion, t, "diffusion", where, AugmentationError)
-    shapes = _shapes(manifest, t)
+    shapes = _shapes(manifest, t, bins)
     a: dict[str, Any] = {}
     for name, shape in shapes.items():
         _fits(name, shape, t.get(name), where)
@@ -187,7 +190,8 @@ def _unpack(data: bytes, manifest: ModelManifest, where: Path) -> Generator:
         bins,
     )
     navigator = Navigator(manifest.variables, limit=limit, **part["navigator"])
-    spikes, edited, encoded = (SpikeModel(**part[name]) for name in ("spikes", "edited", "encoded"))
+    spikes = SpikeModel(beyond=Beyond(**part["beyond"]), **part["spikes"])
+    edited, encoded = (SpikeModel(**part[name]) for name in ("edited", "encoded"))
     encoding = Encoding(spikes=encoded, lags=lags_of(manifest.bin_s), **part["encoding"])
     return Generator(space, navigator, spikes, edited, CodePrior(**part["prior"]), gain, encoding)
 
@@ -223,15 +227,15 @@ def _fits(name: str, shape: tuple[int, ...], tensor: Tensor | None, where: Path)
         )
 
 
-def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays beside the networks; how many targets and components there are, only the file can say."""
+def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor], bins: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays beside the networks; how many targets, components and gains there are, only the file can say."""
 
     def many(name: str) -> int:
         return int(tensors[name].shape[0]) if name in tensors and tensors[name].ndim else 1
 
     c, v, outputs, code = len(manifest.channels), len(manifest.variables), len(manifest.outputs), manifest.config.code
     dims, k = sum(n.startswith("target ") for n in manifest.variables), many("prior.weights")
-    both = c + outputs
+    both, shared = c + outputs, many("beyond.loadings")
     return {
         "gain": (c,),
         "navigator.mean": (v,),
@@ -244,6 +248,9 @@ def _shapes(manifest: ModelManifest, tensors: dict[str, Tensor]) -> dict[str, tu
         "prior.weights": (k,),
         "prior.means": (k, code),
         "prior.covariances": (k, code, code),
+        "beyond.sharpness": (bins, c),
+        "beyond.loadings": (shared, c),
+        "beyond.courses": (shared, bins, bins),
         "scaler.mean": (both,),
         "scaler.sd": (both,),
         "encoding.origin": (outputs,),

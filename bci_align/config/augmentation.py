@@ -30,6 +30,9 @@ class AugmentConfig(Strict):
     snr_clip: float = Field(5.0, gt=0, description="largest signal-to-noise weight of the reconstruction loss")
     jitter: float = Field(0.3, ge=0, description="noise on what the code is read off while training, channel standard deviations")
     sampling: int = Field(25, ge=2, le=1000, description="DDIM strides of a sample")
+    temperature: float = Field(
+        0.0, ge=0, le=1, description="noise that a sample starts from, in what training noised with; 0: the likeliest trial"
+    )
     min_trials: int = Field(8, ge=4, description="fewest rewarded trials to train on")
 
 

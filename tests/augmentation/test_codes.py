@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,12 +62,16 @@ def test_an_edit_with_its_own_code_gives_the_trial_back(model: Model, cuts: Tria
     assert np.abs(moved - cuts.kinematics[rows]).mean() > 0.1 * cuts.kinematics.std()
 
 
-def test_shared_noise_is_one_for_all(model: Model) -> None:
-    space = model.full.space
+def test_shared_noise_is_one_for_all_and_without_any_there_is_one_trial_of_a_code(model: Model) -> None:
+    assert isinstance(model.full.space, CodeSpace)
     c = np.zeros((3, 6), np.float32)
-    shared, own = space.decode(c, 0, True)[1], space.decode(c, 0, False)[1]
-    np.testing.assert_allclose(shared[0], shared[1], atol=1e-4)
-    assert not np.allclose(own[0], own[1], atol=1e-4)
+    spread = []
+    for temperature in (0.0, 0.5, 1.0):
+        space = replace(model.full.space, config=TINY.model_copy(update={"temperature": temperature}))
+        shared, own = space.decode(c, 0, True)[1], space.decode(c, 0, False)[1]
+        np.testing.assert_allclose(shared[0], shared[1], atol=1e-4)
+        spread.append(own.std(0).mean())
+    assert spread[0] < 1e-4 < 1e-2 < spread[1] < spread[2]
 
 
 def test_codes_of_rates_alone_know_nothing_of_kinematics(cuts: TrialSet) -> None:

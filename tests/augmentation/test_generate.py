@@ -47,6 +47,17 @@ def test_spikes_scatter_as_in_the_trials_that_were_recorded(cuts: TrialSet) -> N
     np.testing.assert_allclose(found.gain, alone.gain)  # of rates: scaled counts say nothing
 
 
+def test_what_is_drawn_from_codes_scatters_over_the_array_as_the_recording_does(cuts: TrialSet) -> None:
+    rng = np.random.default_rng(0)
+    gains = np.exp(0.25 * rng.standard_normal((len(cuts), cuts.counts.shape[1], 1))).astype(np.float32)
+    shaken = cuts.with_counts(rng.poisson(cuts.rates * gains))
+    generator = Generator.fit(LinearSpace.fit(shaken, 8), shaken, 10)
+    made = generator.of_codes(generator.space.encode(shaken), shaken.target, 0).counts
+    plain = generator.of_codes(generator.space.encode(shaken), shaken.target, 0, plain=True).counts
+    assert made.sum(2).var() == pytest.approx(shaken.counts.sum(2).var(), rel=0.25)
+    assert plain.sum(2).var() < 0.8 * shaken.counts.sum(2).var()
+
+
 def test_the_prior_s_codes_are_spread_as_those_it_was_fitted_on() -> None:
     rng = np.random.default_rng(0)
     codes = np.concatenate([rng.normal(-4, 1, (150, 3)), rng.normal(4, 1, (50, 3))]).astype(np.float32)
