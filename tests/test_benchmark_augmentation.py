@@ -68,3 +68,21 @@ def test_an_earlier_day_gives_back_directions_that_today_s_calibration_lacks(dat
     assert r2[retraining.OURS_EARLIER] > r2[retraining.REAL] + 30
     assert r2[retraining.ORACLE] > 70
     assert {r.method for r in found} >= set(PLAIN)
+
+
+def test_the_quick_claims_give_every_row_of_the_recorded_day(data_dir: Path) -> None:
+    """Short trainings: what the linear trunk and the spikes are worth is there already, and is not lost."""
+    config, away = main.CLAIMED["isometric"]
+    with one_thread():
+        found = claims.measure("isometric", isometric(0), config.model_copy(update=main.QUICK), away, 0, refit=False)
+    assert [f.method for f in found] == [claims.OURS, claims.VAE, claims.PCA]
+    rows = {r.name.removeprefix("isometric: "): r for r in main.claim_rows(found)}
+    assert set(rows) >= {
+        "code SNR over the VAE's",
+        "unintended over the VAE's",
+        "traversal slope",
+        "share of neurons above the VAE's",
+    }
+    assert rows["traversal slope"].met and rows["code SNR over the VAE's"].met
+    for name in main.REALISM:
+        assert rows[f"{name} over real's own"].value < 3, name

@@ -1,4 +1,4 @@
-"""What a model of trials knows, in numbers and four figures: codes, traversals, single neurons, realism."""
+"""What a model of trials knows, in numbers and figures: codes, traversals, single neurons, realism, and all of it in one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bci_align.augmentation.store import Stored
 from bci_align.augmentation.trials import TrialSet, window_bins
 from bci_align.errors import AugmentationError
 from bci_align.report.page import png
-from bci_align.report.style import COLOUR, TARGETS, figure
+from bci_align.report.style import COLOUR, figure
+from bci_align.report.trials_overview import colours, overview, plane, walk, walked
 from bci_align.session.types import Session
 from bci_align.threads import one_thread
 
@@ -32,8 +33,8 @@ def write(
 ) -> dict[str, Any]:
     """Measure the model's twin on the trials of ``session`` that it has not seen, draw the figures, write all to ``out``.
 
-    The directory gets ``measures.json`` and ``codes.png``, ``traversal.png``, ``neurons.png``, ``realism.png``. Gives
-    ``measures`` (see :mod:`bci_align.augmentation.measures`) and ``figures`` (names).
+    The directory gets ``measures.json`` and ``codes.png``, ``traversal.png``, ``neurons.png``, ``realism.png`` and
+    ``overview.png``. Gives ``measures`` (see :mod:`bci_align.augmentation.measures`) and ``figures`` (names).
     """
     tell = progress or (lambda stage, done, total: None)
     cuts = stored.cuts(session)
@@ -63,8 +64,9 @@ def write(
     figures = {
         "codes": codes(model.full, cuts),
         "traversal": traversals(proof, seen, session, seed),
-        "neurons": neurons(proof, unseen, session, before, seed),
+        "neurons": neurons(unseen, made, session, before),
         "realism": realism(real, floor),
+        "overview": overview(proof, seen, unseen, made, session, before, seed),
     }
     with write_directory(out, error=AugmentationError) as folder:
         plain = {k: (v if np.isfinite(v) else None) for k, v in found.items()}
@@ -82,34 +84,21 @@ def _floor(cuts: TrialSet, size: int, seed: int) -> dict[str, float]:
     return measures.realism(cuts.counts[order[:size]], cuts.counts[order[size : 2 * size]])
 
 
-def walked(generator: Generator) -> list[str]:
-    """Coordinates of the target that can be walked along: those that vary over the training trials."""
-    nav = generator.navigator
-    return [n for n, sd in zip(nav.names, nav.sd, strict=True) if n.startswith("target") and np.isfinite(sd)]
-
-
-def _colour(k: int) -> str:
-    return TARGETS[k % len(TARGETS)]
-
-
 def codes(generator: Generator, trials: TrialSet) -> Figure:
     """Codes in the plane of the target's directions, coloured by target, and in their own first two components."""
     c = generator.space.encode(trials).astype(np.float64)
     c = c - c.mean(0)
-    _, which = trials.conditions()
-    nav = generator.navigator
-    rows = [nav.names.index(n) for n in walked(generator)][:2]
-    plane = np.linalg.qr(nav.directions[rows].T)[0]
+    known, which = trials.conditions()
+    colour = colours(known)
     own = np.linalg.svd(c, full_matrices=False)[2][:2].T
     with figure(3.3) as fig:
         axes = fig.subplots(1, 2)
         for ax, basis, title in zip(
-            axes, (plane, own), ("plane of the target's directions", "principal components"), strict=True
+            axes, (plane(generator), own), ("plane of the target's directions", "principal components"), strict=True
         ):
             xy = c @ basis
-            xy = xy if xy.shape[1] > 1 else np.c_[xy, np.zeros(len(xy))]
-            for k in range(which.max() + 1):
-                ax.plot(*xy[which == k].T[:2], "o", ms=3.2, color=_colour(k), alpha=0.85)
+            for k in range(len(known)):
+                ax.plot(*xy[which == k].T[:2], "o", ms=3.2, color=colour[k], alpha=0.85)
             ax.set_title(title)
             ax.set_aspect("equal", "datalim")
             ax.set_xlabel("code, first axis")
@@ -125,12 +114,7 @@ def traversals(generator: Generator, trials: TrialSet, session: Session, seed: i
         axes = np.atleast_1d(fig.subplots(1, len(names), sharex=True, sharey=True))
         for ax, name in zip(axes, names, strict=True):
             half = float(np.ptp(trials.target[:, generator.navigator.names.index(name)]) / 2)
-            for i, step in enumerate(measures.STEPS):
-                moved = generator.navigator.move(middle, name, step * half)
-                k = generator.space.decode(moved, seed, True)[1][0]
-                shade = i / (len(measures.STEPS) - 1)
-                y = k[:, 1] if k.shape[1] > 1 else np.arange(len(k))
-                ax.plot(k[:, 0], y, color=(0.84 * shade, 0.37 * shade + 0.2 * (1 - shade), 0.7 * (1 - shade)), lw=1.6)
+            walk(ax, generator, middle, name, half, seed)
             ax.set_title(f"walk along {name}")
             ax.set_xlabel(f"{session.kinematics_names[0]} ({session.kinematics_units[0]})")
         if len(session.kinematics_names) > 1:
@@ -138,11 +122,11 @@ def traversals(generator: Generator, trials: TrialSet, session: Session, seed: i
     return fig
 
 
-def neurons(generator: Generator, trials: TrialSet, session: Session, before: int, seed: int) -> Figure:
-    """Mean rates of the most modulated neurons by target: recorded (held out) and generated from the same codes."""
-    made = generator.of_codes(generator.space.encode(trials), trials.target, seed)
-    _, which = trials.conditions()
-    k = which.max() + 1
+def neurons(trials: TrialSet, made: TrialSet, session: Session, before: int) -> Figure:
+    """Mean rates of the most modulated neurons by target: recorded (held out), and ``made`` from the codes of these trials."""
+    known, which = trials.conditions()
+    colour = colours(known)
+    k = len(known)
     real_mean = np.stack([trials.rates[which == i].mean(0) for i in range(k)])
     made_mean = np.stack([made.rates[which == i].mean(0) for i in range(k)])
     best = np.argsort(real_mean.var(0).sum(0) / (real_mean.mean((0, 1)) + 1e-3))[::-1][:NEURONS]
@@ -152,7 +136,7 @@ def neurons(generator: Generator, trials: TrialSet, session: Session, before: in
         for column, n in enumerate(best):
             for row, mean in enumerate((real_mean, made_mean)):
                 for i in range(k):
-                    axes[row, column].plot(t, mean[i, :, n] / session.bin_s, color=_colour(i), lw=1.0)
+                    axes[row, column].plot(t, mean[i, :, n] / session.bin_s, color=colour[i], lw=1.0)
             axes[0, column].set_title(session.channels[n])
             axes[1, column].set_xlabel("time (s)")
         axes[0, 0].set_ylabel("recorded (Hz)")

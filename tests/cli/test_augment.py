@@ -182,7 +182,7 @@ def test_the_report_holds_every_measure_and_figure(work: Path, capsys: Capture) 
     made = ok(capsys, "augment", "report", work / "m", work / "dayk.h5", "--out", work / "r")
     assert {"code SNR, target", "traversal: slope", "realism: population KL", "floor: population KL"} <= set(made["measures"])
     assert {p.name for p in (work / "r").iterdir()} == {
-        "measures.json", "codes.png", "traversal.png", "neurons.png", "realism.png",
+        "measures.json", "codes.png", "traversal.png", "neurons.png", "realism.png", "overview.png",
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from bci_align.report.augmentation import write
 from bci_align.session.types import Session
 
 QUICK = AugmentConfig(before_s=0.5, after_s=0.7, code=6, width=8, steps=20, updates=2, batch=32, sampling=4)
-FIGURES = {"codes.png", "traversal.png", "neurons.png", "realism.png"}
+FIGURES = {"codes.png", "traversal.png", "neurons.png", "realism.png", "overview.png"}
 
 
 def aimed(day: Session, targets: np.ndarray) -> Session:
