@@ -82,17 +82,22 @@ def _codes_and_walks(
         for t in trials.conditions()[0]:
             rows = (np.round(trials.target, 6) == t).all(1)
             axes[0].plot(*xy[rows].T, "o", ms=size, mew=0, color=colour.get(tuple(t), COLOUR["true"]), alpha=alpha)
-    axes[0].set_title("codes, one colour per target")
-    axes[0].set_xlabel("small: trained on; large: not seen")
+    axes[0].set_title("codes, by target")
+    axes[0].set_xlabel("large: trials not trained on")
     axes[0].set_aspect("equal", "datalim")
+    flat = seen.kinematics.reshape(-1, seen.kinematics.shape[2])[:, :2]
+    reach = float(np.abs(flat - flat.mean(0)).max())
     for ax, name in zip(axes[1:], names, strict=True):
         half = float(np.ptp(seen.target[:, generator.navigator.names.index(name)]) / 2)
         walk(ax, generator, own.mean(0, keepdims=True), name, half, seed)
-        ax.set_title(f"one code walks along {name}")
+        ax.set_title(f"walk along {name}")
         ax.set_xlabel(f"{session.kinematics_names[0]} ({session.kinematics_units[0]})")
         if len(session.kinematics_names) > 1:
-            ax.set_aspect("equal", "datalim")
-            ax.set_ylabel(f"{session.kinematics_names[1]} ({session.kinematics_units[1]})")
+            x, y = flat.mean(0)
+            ax.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach), aspect="equal")
+            ax.locator_params(nbins=3)
+    if len(session.kinematics_names) > 1:
+        axes[1].set_ylabel(f"{session.kinematics_names[1]} ({session.kinematics_units[1]})")
 
 
 def _neurons(
@@ -109,21 +114,21 @@ def _neurons(
                 axes[row, column].plot(t, mean[i, :, n] / session.bin_s, color=colour.get(tuple(target), COLOUR["true"]), lw=1.1)
         axes[0, column].set_title(session.channels[n])
         axes[1, column].set_xlabel("from go cue (s)")
-    axes[0, 0].set_ylabel("recorded (Hz)")
-    axes[1, 0].set_ylabel("generated (Hz)")
+    axes[0, 0].set_ylabel("recorded\n(Hz)")
+    axes[1, 0].set_ylabel("generated\n(Hz)")
 
 
 def _realism(fig: Any, real: Floats | NDArray[np.float32], made: Floats | NDArray[np.float32]) -> None:
     one, two, three = fig.subplots(1, 3)
     sums = [x.sum(2).ravel() for x in (real, made)]
     edges = np.linspace(min(map(np.min, sums)), max(map(np.max, sums)) + 1, 32)
-    for values, role, name in zip(sums, ("day 0", "after"), ("recorded, not seen", "generated"), strict=True):
+    for values, role, name in zip(sums, ("true", "after"), ("recorded", "generated"), strict=True):
         one.hist(values, edges, density=True, histtype="step", color=COLOUR[role], lw=1.4, label=name)
-    one.set_title("spikes per bin, whole array")
-    one.set_xlabel("spikes")
+    one.set_title("spikes of the array")
+    one.set_xlabel("per bin")
     one.set_yticks([])
     one.set_ylabel("share of bins")
-    one.legend(loc="upper right", handlelength=1.2)
+    one.legend(loc="upper right", bbox_to_anchor=(1.08, 1.0), handlelength=0.8, handletextpad=0.5)
     found = [measures.intervals(np.asarray(x, np.float32)) for x in (real, made)]
     both = [k for k in range(len(found[0])) if min(len(f[k]) for f in found) >= 50]
     isi = [np.array([f[k].std() for k in both]) for f in found]
@@ -132,14 +137,15 @@ def _realism(fig: Any, real: Floats | NDArray[np.float32], made: Floats | NDArra
     upper = np.triu_indices(int(awake.sum()), 1)
     pairs = [np.atleast_2d(np.corrcoef(f[:, awake].T))[upper] for f in flat]
     for ax, (x, y), title, size in (
-        (two, isi, "sd of interspike intervals (bins)", 3.0),
-        (three, pairs, "correlations of pairs of neurons", 1.0),
+        (two, isi, "sd of ISIs (bins)", 3.0),
+        (three, pairs, "correlations of pairs", 1.0),
     ):
         if len(x):
-            low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+            low, high = float(min(x.min(), y.min())) - 0.02, float(max(x.max(), y.max())) + 0.02
+            ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            ax.locator_params(nbins=4)
             ax.plot([low, high], [low, high], color=COLOUR["day 0"], lw=0.8)
             ax.plot(x, y, "o", ms=size, mew=0, color=COLOUR["after"], alpha=0.5)
         ax.set_title(title)
         ax.set_xlabel("recorded")
         ax.set_ylabel("generated")
-        ax.set_aspect("equal", "datalim")
