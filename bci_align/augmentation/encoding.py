@@ -139,7 +139,7 @@ def _fit(x: Floats, y: Floats, unit: Floats, blocks: Blocks) -> Floats:
             cov[a, a] *= HARMONICS[degree]
     weights, spread = np.tile(mean, (channels, 1)), np.ones(channels)
     for _ in range(ROUNDS):
-        weights, posterior = _likeliest(x, y, unit / spread, weights, mean, np.linalg.inv(cov))
+        weights, posterior = _likeliest(x, y, unit / spread, weights, mean, np.linalg.inv(cov).astype(np.float64))
         rate = _rate(x @ weights.T)
         spread = np.clip((unit * np.square(y - rate) / rate).mean(0), 0.5, 6.0)
         mean, cov = _prior(weights, posterior, mean, blocks)
@@ -191,4 +191,4 @@ def _likeliest(x: Floats, y: Floats, certainty: Floats, start: Floats, mean: Flo
         before, now = now, np.minimum(found, now)
         if float((before - now).max()) < 0.05:  # of a nat: no channel gains any more
             break
-    return weights, np.linalg.inv(information)
+    return weights, np.linalg.inv(information).astype(np.float64)
