@@ -58,7 +58,7 @@ def overview(
     known, _ = seen.conditions()
     colour = {tuple(t): c for t, c in zip(known, colours(known), strict=True)}
     with figure(6.6) as fig:
-        top, middle, bottom = fig.subfigures(3, 1, height_ratios=(1.12, 1.0, 0.95), hspace=0.05)
+        top, middle, bottom = fig.subfigures(3, 1, squeeze=False, height_ratios=(1.12, 1.0, 0.95), hspace=0.05)[:, 0]
         _codes_and_walks(top, generator, seen, unseen, colour, session, seed)
         _neurons(middle, unseen, made, colour, session, before)
         _realism(bottom, unseen.counts, made.counts)
