@@ -149,7 +149,8 @@ def _transfer(
     for share in SHARES:
         model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
         values[share] = objective()
-    share = how_far(values, registration.matched is not None and float(changes(probability).float().mean()) < MINORITY)
+    own = registration.matched is not None and not registration.averaged
+    share = how_far(values, own and float(changes(probability).float().mean()) < MINORITY)
     model.readin.weight.data = (start + share * (rows - start)).T.contiguous()
     return share, probability
 
@@ -160,7 +161,8 @@ def how_far(values: Mapping[float, float], trusted: bool) -> float:
     A change of tuning is an estimate that its own evidence has shrunk already. It is ``trusted`` while most matched channels are
     as they were, for they vouch for the latents by which the others are measured: then it is taken whole, or as far as the
     objective grows by no more than :data:`TOLERANCE`. Where most have changed the latents themselves may differ, or the match may
-    be wrong: there, and after a rotation, which matches none, the way is gone on which the objective falls the most.
+    be wrong: there, after a rotation, which matches none, and where rows hold half of a rotation's, which a whole transfer would
+    put away, the way is gone on which the objective falls the most.
     """
     best = min(values, key=lambda share: values[share])
     return max(s for s in values if s == best or (trusted and values[s] <= (1 + TOLERANCE) * values[0.0]))

@@ -82,9 +82,9 @@ def test_a_trusted_transfer_is_taken_as_far_as_the_objective_hardly_grows() -> N
     assert how_far({0.0: 1.0, 0.25: 1.2, 0.5: 1.3, 1.0: 1.4}, trusted=True) == 0
 
 
-@pytest.mark.parametrize("changed", [15, 16])
+@pytest.mark.parametrize(("changed", "averaged"), [(15, False), (16, False), (15, True)])
 def test_a_transfer_is_trusted_while_most_channels_are_as_they_were(
-    small_bundle: Bundle, calibration: UnlabelledTrials, monkeypatch: pytest.MonkeyPatch, changed: int
+    small_bundle: Bundle, calibration: UnlabelledTrials, monkeypatch: pytest.MonkeyPatch, changed: int, averaged: bool
 ) -> None:
     asked: list[bool] = []
 
@@ -98,9 +98,10 @@ def test_a_transfer_is_trusted_while_most_channels_are_as_they_were(
 
     monkeypatch.setattr(erdiff, "how_far", told)
     monkeypatch.setattr(erdiff, "transferred", measured)
+    monkeypatch.setattr(erdiff, "register", lambda *given: replace(register.register(*given), averaged=averaged))
     record = align(small_bundle, calibration, AlignConfig(steps=0), 0).record
     assert record["changed_channels"] == list(calibration.channels[:changed])
-    assert asked == 2 * [changed < 16]
+    assert asked == 2 * [changed < 16 and not averaged]
 
 
 @pytest.mark.parametrize("moves", ["affine", "whole"])

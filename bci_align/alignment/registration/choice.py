@@ -74,7 +74,8 @@ def combined(matching: Registration, rotation: Registration) -> Registration:
     mean = np.where(a.gain > 0, a.mean, b.mean)
     read_in = ReadIn(mean, gain, weight.astype(np.float32), ((a.bias + b.bias) / 2).astype(np.float32))
     method = f"{matching.method} and {rotation.method}"
-    return Registration(read_in, method, matching.matched, {matching.method: matching.record, rotation.method: rotation.record})
+    record = {matching.method: matching.record, rotation.method: rotation.record}
+    return Registration(read_in, method, matching.matched, record, averaged=True)
 
 
 def likeness_of(a: Float, b: Float) -> float:

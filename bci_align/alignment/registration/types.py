@@ -20,10 +20,11 @@ class Registration:
 
     ``read_in`` has a row for each of the target's C_t channels; ``method`` names how it was found; ``matched`` (C_t,) holds the
     source channel of each target channel, -1 where there is none, and is None where channels are mixed and not matched;
-    ``record`` is JSON-ready: what was decided and how sure it is.
+    ``record`` is JSON-ready: what was decided and how sure it is. ``averaged``: rows of a matching that hold half a rotation's.
     """
 
     read_in: ReadIn
     method: str
     matched: Index | None
     record: dict[str, Any]
+    averaged: bool = False
