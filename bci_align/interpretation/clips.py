@@ -29,8 +29,6 @@ Progress = Callable[[str, int, int], None]
 
 REGRESSION_STEPS = 400
 REGRESSION_RATE = 4e-3
-LEAST_SEEN = 1e-6
-"""Mean variance of a standardised factor, as encoded, below which the frames show nothing of it: no clip is judged by less."""
 AVERAGE = 0.995
 """Decay of the averaged weights that films are drawn with."""
 
@@ -38,14 +36,13 @@ AVERAGE = 0.995
 class Filming(nn.Module):
     """Everything that a film is made with; all of it is in ``state_dict``.
 
-    ``z_mean``, ``z_sd`` (D,) standardise factors; ``typical`` (D,) are the real clips' mean variances of the *encoded* factors,
-    ``caps`` (D,) their percentiles; ``lead`` (L, D) for each factor the trajectory of the real clip whose variance lies at
+    ``z_mean``, ``z_sd`` (D,) standardise factors; ``caps`` (D,) are the real clips' percentiles of the variance of the *encoded*
+    factors; ``lead`` (L, D) for each factor the trajectory of the real clip whose variance lies at
     the percentile: what naive manipulation and classifier-free guidance let the factor do.
     """
 
     z_mean: Tensor
     z_sd: Tensor
-    typical: Tensor
     caps: Tensor
     lead: Tensor
 
@@ -59,7 +56,6 @@ class Filming(nn.Module):
         self.regressor = FrameRegressor(factors, codes)
         self.register_buffer("z_mean", torch.zeros(factors))
         self.register_buffer("z_sd", torch.ones(factors))
-        self.register_buffer("typical", torch.ones(factors))
         self.register_buffer("caps", torch.ones(factors))
         self.register_buffer("lead", torch.zeros(length, factors))
 
@@ -189,9 +185,8 @@ def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] 
 
 @torch.no_grad()
 def _limits(made: Filming, drawn: list[tuple[Tensor, Tensor]]) -> None:
-    """Means and percentiles of the variance in real clips, and for each factor the clip that lies there."""
+    """Percentiles of the variance in real clips, and for each factor the clip that lies there."""
     seen = torch.cat([made.encoder(c).var(1) for c, _ in drawn])
-    made.typical.copy_(seen.mean(0).clamp(min=LEAST_SEEN))
     made.caps.copy_(torch.quantile(seen, made.config.cap / 100, dim=0))
     z = torch.cat([z for _, z in drawn])
     variance = z.var(1)

@@ -59,12 +59,7 @@ def guide_to(filming: Filming, chosen: int) -> Guide:
     """The guide of Eq. 8 that activates factor ``chosen``, with the settings that ``filming`` was trained with."""
     config = filming.config
     return factor_guide(
-        lambda x0: filming.encoder(filming.to_codes(x0)),
-        chosen,
-        config.temperature,
-        config.scale,
-        filming.typical,
-        filming.caps[chosen],
+        lambda x0: filming.encoder(filming.to_codes(x0)), chosen, config.temperature, config.scale, filming.caps[chosen]
     )
 
 

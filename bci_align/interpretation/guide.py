@@ -20,24 +20,20 @@ MOST_PULL = 0.1
 sees more variance than any real clip has, every stride overshoots further than the last."""
 
 
-def contrast(factors: Tensor, chosen: int, temperature: float, typical: Tensor, cap: Tensor) -> Tensor:
+def contrast(factors: Tensor, chosen: int, temperature: float, cap: Tensor) -> Tensor:
     """Log-probability (B,) that ``chosen`` is the active factor of trajectories (B, L, D) (BeNeDiff, Eq. 8).
 
-    ``log [exp(f_d / tau) / (exp(f_d / tau) + sum_j exp(f_j / tau))]`` with f the variance over the clip, as a multiple of
-    ``typical`` (D,), the real clips' mean: what makes all factors livelier in proportion wins nothing. (In the factors' own
-    units it did: one of which the frames show little weighed less against the chosen one.) All other factors are negatives
-    (the paper samples K of them: with a handful of factors there is nothing to save). The chosen factor's variance counts up
-    to ``cap`` (a scalar, in its own unit), so that a livelier clip than real ones wins nothing.
+    ``log [exp(f_d / tau) / (exp(f_d / tau) + sum_j exp(f_j / tau))]`` with f the variance over the clip. All other factors are
+    negatives (the paper samples K of them: with a handful of factors there is nothing to save). The chosen factor's variance
+    counts up to ``cap`` (a scalar), so that a film shows no more movement than real ones do.
     """
-    f = factors.var(1) / typical
+    f = factors.var(1)
     others = torch.cat([f[:, :chosen], f[:, chosen + 1 :]], dim=1)
-    mine = torch.minimum(f[:, chosen], cap / typical[chosen])
+    mine = torch.minimum(f[:, chosen], cap)
     return mine / temperature - torch.cat([mine[:, None], others], dim=1).div(temperature).logsumexp(1)
 
 
-def factor_guide(
-    see: Callable[[Tensor], Tensor], chosen: int, temperature: float, scale: float, typical: Tensor, cap: Tensor
-) -> Guide:
+def factor_guide(see: Callable[[Tensor], Tensor], chosen: int, temperature: float, scale: float, cap: Tensor) -> Guide:
     """Guide of the one diffusion core: the gradient of :func:`contrast` at the *predicted clean* clip, through the net.
 
     ``see`` gives the factors (B, L', D) of what is diffused (B, L, ...): the linear encoder, behind the codec where pixels are.
@@ -48,7 +44,7 @@ def factor_guide(
     def log_p(x0: Tensor, t: Tensor) -> Tensor:
         if x0.requires_grad:
             x0.register_hook(_held)  # type: ignore[no-untyped-call]
-        return contrast(see(x0), chosen, temperature, typical, cap)
+        return contrast(see(x0), chosen, temperature, cap)
 
     return Guide(log_p, scale, WINDOW)
 
