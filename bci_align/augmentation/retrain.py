@@ -142,7 +142,7 @@ def choose(
     """Choose ratio and ridge on ``held_out`` trials that neither the decoder nor what made ``made`` has seen.
 
     No generated trials are taken unless the best ratio's gain over real trials alone, paired trial by trial and each at its best
-    ridge, is more than nothing with ``confidence`` (Student's t, one-sided): the fallback is zero.
+    ridge, is more than nothing with ``confidence`` (Student's t, one-sided, Bonferroni over the ratios): the fallback is zero.
     """
     ratios = sorted({0.0, *config.ratios}) if made is not None else [0.0]
     variation = ground.variation(held_out) / len(held_out)
@@ -156,7 +156,9 @@ def choose(
     paired = (best[0.0][2] - best[offered][2]) / variation
     gain = float(paired.mean())
     error = float(paired.std(ddof=1) / np.sqrt(len(paired))) if len(paired) > 1 else float("inf")
-    if offered > 0 and gain > error * float(student.ppf(config.confidence, max(len(paired) - 1, 1))):
+    # The best of several ratios looks good by chance on few trials: each has to be as sure as makes all of them so together.
+    surely = 1 - (1 - config.confidence) / max(len(ratios) - 1, 1)
+    if offered > 0 and gain > error * float(student.ppf(surely, max(len(paired) - 1, 1))):
         return Choice(offered, best[offered][1], table, gain, error, yields)
     if made is not None and not offered:
         reason = "no ratio but 0 was tried"
