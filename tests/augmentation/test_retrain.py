@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy.stats import t as student
 
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.moments import Moments, as_wiener, lagged
@@ -94,6 +95,18 @@ def test_trials_that_help_are_taken(ground: Ground, cuts: TrialSet) -> None:
     weights, choice = augmented(ground, out, maker, maker, targets[:2], targets[:3], RetrainConfig(), 0)
     assert weights.shape == (LAGS * cuts.counts.shape[2] + 1, 2)
     assert [n for n, _ in seen] == ([3, 2] if choice.ratio else [3])
+
+
+def test_the_best_of_two_ratios_must_be_surer_than_one_alone(ground: Ground, cuts: TrialSet) -> None:
+    every = np.arange(len(ground.trials))
+    out, few = every[::2], every[1::2][:4]
+    made = ground.generated(cuts.of(np.setdiff1d(every[1::2], few)))
+    found = choose(ground, few, out, made, RetrainConfig(ratios=(1.0,)), {})
+    doubt = 1 - student.cdf(found.gain / found.error, len(out) - 1)
+    assert 0 < doubt < 0.2
+    config = RetrainConfig(ratios=(1.0,), confidence=1 - 1.5 * doubt)
+    assert choose(ground, few, out, made, config, {}).ratio == 1
+    assert choose(ground, few, out, made, config.model_copy(update={"ratios": (1.0, 1.000001)}), {}).ratio == 0
 
 
 def test_a_screen_that_lets_too_few_through_is_told_and_none_are_used(ground: Ground, cuts: TrialSet) -> None:
