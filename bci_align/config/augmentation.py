@@ -44,7 +44,7 @@ class RetrainConfig(Strict):
         (0.0, 0.25, 0.5, 1.0, 2.0), min_length=1, description="generated trials per real one, tried"
     )
     confidence: float = Field(
-        0.9, ge=0.5, lt=1, description="confidence, over all ratios tried, that the best one's paired gain on validation trials is above zero; else none"
+        0.9, ge=0.5, lt=1, description="confidence, over all ratios, that the best's paired gain on validation trials is above 0"
     )
     members: int = Field(3, ge=2, le=20, description="decoders of the ensemble that filters generated trials")
     tolerance: float = Field(
