@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bci_align.augmentation import codes, measures, rivals
+from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.generate import Generator
 from bci_align.augmentation.spaces import LinearSpace, Space
 from bci_align.augmentation.trials import TrialSet, cut, window_bins
@@ -97,7 +98,8 @@ def cost(session: Session, config: AugmentConfig) -> dict[str, float]:
     trials, _ = cut(session, session.rewarded(), config)
     started = time.process_time()
     space = codes.train(trials, config, 0)
-    generator = Generator.fit(space, trials, window_bins(config, session.bin_s)[0], 0)
+    before = window_bins(config, session.bin_s)[0]
+    generator = Generator.fit(space, trials, before, 0, encoding=Encoding.fit(trials, before, session.bin_s))
     trained = time.process_time()
     known = trials.conditions()[0]
     made, _ = generator.towards(trials, known, -(-1000 // len(known)), 0)
