@@ -29,7 +29,7 @@ SHARE = 0.25
 PROVING = 8
 """Trials to prove a ratio on where half of all are as many: of fewer, the error of a paired gain is anybody's guess."""
 EDGE = 0.25
-"""Trials that whole targets which are held out must have together, in units of the share that is held out of all targets."""
+"""Trials that each shore of whole targets must have, in units of the share that is held out of all trials else."""
 Progress = Callable[[str, int, int], None]
 Keep = Callable[[str], Checkpoint]
 """Where each of the two trainings, ``all trials`` and ``held out``, keeps its state."""
@@ -56,29 +56,27 @@ class Model:
 
 
 def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: AugmentConfig) -> Index:
-    """Choose the trials (indices) that the twin must not see: a ``share`` of every target's; or whole targets, too.
+    """Choose the trials (indices) that the twin must not see: a ``share`` of every target's, or whole targets.
 
     Of few trials the share is :data:`PROVING`, or half of them. It is dealt out over targets; a target's last trial goes only
-    where no other is left to give, as where every trial has a target of its own. Whole targets are the outermost one and, where a
-    target is but a trial or two, those nearest to it: their removal leaves the widest gap, as it is for targets that have no
-    trials at all. :class:`AugmentationError` where too little would be left.
+    where no other is left to give, as where every trial has a target of its own. Whole targets are the two outermost ones (of
+    four targets one) and, where a target is but a trial or two, those nearest to them: both shores of a gap, where targets have
+    no trials, and they alone, since it is what lies beyond the seen that generated trials are to prove there.
+    :class:`AugmentationError` where too little would be left.
     """
     known, which = trials.conditions()
-    rng = np.random.default_rng(seed)
-    gone = np.zeros(len(known), bool)
     if how == "target":
         if len(known) < 4:
             raise AugmentationError(f"hold-out of a target: expected trials of at least 4 targets, found {len(known)}")
-        near = np.argsort(np.linalg.norm(known - known[outermost(known, seed)], axis=1), kind="stable")
-        trials_gone = np.cumsum(np.bincount(which)[near])
-        gone[near[: np.searchsorted(trials_gone, EDGE * share * len(trials)) + 1]] = True
-    parts = [rng.permutation(np.flatnonzero(which == k)) for k in np.flatnonzero(~gone)]
-    free = sum(map(len, parts))
-    many = max(round(share * free), min(PROVING, free // 2, free - config.min_trials), 1)
-    # dealt out target by target, so that none loses more than its share
-    order = [parts[j] for j in rng.permutation(len(parts))]
-    dealt = [p[i] for i in range(max(map(len, parts))) for p in order if i < len(p) - 1] + [p[-1] for p in order]
-    out = np.sort(np.concatenate([np.array(dealt[:many], np.intp), np.flatnonzero(gone[which])]))
+        out = np.flatnonzero(_shores(known, np.bincount(which), EDGE * share * len(trials), seed)[which])
+    else:
+        rng = np.random.default_rng(seed)
+        parts = [rng.permutation(np.flatnonzero(which == k)) for k in range(len(known))]
+        many = max(round(share * len(trials)), min(PROVING, len(trials) // 2, len(trials) - config.min_trials), 1)
+        # dealt out target by target, so that none loses more than its share
+        order = [parts[j] for j in rng.permutation(len(parts))]
+        dealt = [p[i] for i in range(max(map(len, parts))) for p in order if i < len(p) - 1] + [p[-1] for p in order]
+        out = np.sort(np.array(dealt[:many], np.intp))
     if len(trials) - len(out) < config.min_trials:
         raise AugmentationError(
             f"hold-out of {len(out)} of {len(trials)} trials: expected at least {config.min_trials} others to train the twin on, "
@@ -87,10 +85,23 @@ def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: Au
     return out
 
 
-def outermost(known: NDArray[np.float64], seed: int) -> int:
-    """Which of the targets ``known`` (k, D) lies farthest from the mean of the others; of several such, one by ``seed``."""
+def _shores(known: NDArray[np.float64], trials: NDArray[np.intp], least: float, seed: int) -> NDArray[np.bool_]:
+    """Which targets (k,) lie around the outermost ones of ``known`` (k, D), each shore with at least so many ``trials`` (k,)."""
+    gone = np.zeros(len(known), bool)
+    order = outermost(known, seed)
+    for _ in range(2 if len(known) > 4 else 1):
+        middle = next(k for k in order if not gone[k])
+        near = np.argsort(np.linalg.norm(known - known[middle], axis=1), kind="stable")
+        near = near[~gone[near]]
+        gone[near[: np.searchsorted(np.cumsum(trials[near]), least) + 1]] = True
+    return gone
+
+
+def outermost(known: NDArray[np.float64], seed: int) -> Index:
+    """Order of the targets ``known`` (k, D), that which lies farthest from the mean of the others first; equals by ``seed``."""
     away = np.array([np.linalg.norm(t - np.delete(known, i, 0).mean(0)) for i, t in enumerate(known)])
-    return int(np.random.default_rng(seed).choice(np.flatnonzero(away > away.max() - 1e-6)))
+    chance = np.random.default_rng(seed).permutation(len(known))
+    return np.lexsort((chance, -np.round(away / max(float(away.max()), 1e-12), 6)))
 
 
 def train(

@@ -67,7 +67,7 @@ def augment_command() -> None:
     type=click.Choice(["trials", "target"]),
     default="trials",
     show_default=True,
-    help="What proves the model: some trials of every target, or whole targets too (where targets are missing).",
+    help="What proves the model: some trials of every target, or the two outermost targets (where targets are missing).",
 )
 @click.option("--earlier", type=existing, default=None, help="Session of an earlier day of the same array that has every target.")
 @trials_option
