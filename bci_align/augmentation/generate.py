@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture
 
 from bci_align.augmentation.encoding import Encoding
-from bci_align.augmentation.navigate import AXES, Navigator, start_from
+from bci_align.augmentation.navigate import AXES, Navigator, start_from, turned
 from bci_align.augmentation.spaces import Space
 from bci_align.augmentation.spikes import SpikeModel, poisson
 from bci_align.augmentation.trials import Array, TrialSet
@@ -104,12 +104,17 @@ class Generator:
         """``count`` trials for each of ``targets`` (m, D), and their codes: those of real ``trials`` moved along the target axes.
 
         They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew,
-        around the edit's rates, or around those that the encoding gives to the edit's kinematics (:meth:`encoded`).
+        around the edit's rates, or around those that the encoding gives to the edit's kinematics (:meth:`encoded`). Where there
+        is an encoding and the task is centre-out in a plane, the kinematics are the real trial's, turned to the target.
         Whether ``targets`` are in support is asked before (:meth:`Navigator.check`), of the generator that a user's trials come
         from: its twin knows fewer targets, and has to be tried on those, too.
         """
         rows, to = start_from(trials, targets, count, np.random.default_rng(seed))
         codes = self.navigator.to_target(self.space.encode(trials)[rows], trials.target[rows], to)
+        planar = trials.kinematics.shape[2] == to.shape[1] == 2
+        if self.encoding is not None and planar and self.navigator.centre_out():
+            kinematics = turned(trials, rows, to, self.encoding.origin)
+            return self.encoded(kinematics, to, seed, plain), codes
         rates, kinematics = self.space.edit(trials, rows, codes, seed)
         if self.encoding is not None:
             return self.encoded(kinematics, to, seed, plain), codes

@@ -150,11 +150,15 @@ class Navigator:
         The middle is the centre of the smallest circle around what was trained on, or the origin if that explains the trained
         targets as well (all at one distance): a centre-out task with directions missing keeps its centre.
         """
-        distances = np.linalg.norm(self.targets, axis=1)
-        if len(self.targets) > 1 and distances.std() < 0.05 * distances.mean():
-            return np.zeros(self.targets.shape[1]), REACH * float(distances.max())
+        if self.centre_out():
+            return np.zeros(self.targets.shape[1]), REACH * float(np.linalg.norm(self.targets, axis=1).max())
         middle = (self.targets.max(0) + self.targets.min(0)) / 2
         return middle, REACH * float(np.linalg.norm(self.targets - middle, axis=1).max())
+
+    def centre_out(self) -> bool:
+        """Whether all targets lie at one distance from the origin, in whatever directions."""
+        distances = np.linalg.norm(self.targets, axis=1)
+        return len(self.targets) > 1 and bool(distances.std() < 0.05 * distances.mean())
 
     def distance(self, codes: Array, target: Floats) -> Floats:
         """Mahalanobis distance (n,) of what ``codes`` (n, L) are beyond their ``target`` (n, D), other variables as they like."""
@@ -173,6 +177,22 @@ class Navigator:
             amount = np.clip(left @ self.precision @ basis.T @ np.linalg.pinv(gram), -FREE, FREE)
             left = left - amount @ basis
         return np.sqrt(np.einsum("ni,ij,nj->n", left, self.precision, left))
+
+
+def turned(trials: TrialSet, rows: Index, to: Floats, origin: Floats | float = 0.0) -> Array:
+    """Kinematics (n, T, 2) of the trials ``rows``, turned about their ``origin`` (2,) and stretched to the targets ``to`` (n, 2).
+
+    What a centre-out task in a plane looks like in another direction; nothing is continued along a line. Where kinematics are the
+    mirror image of the targets, which all ``trials`` together say, they turn the other way.
+    """
+    some, k = trials.of(rows), trials.kinematics.mean(1, dtype=np.float64)
+    mirrored = np.linalg.det((trials.target - trials.target.mean(0)).T @ (k - k.mean(0))) < 0
+    turn = np.arctan2(to[:, 1], to[:, 0]) - np.arctan2(some.target[:, 1], some.target[:, 0])
+    longer = np.linalg.norm(to, axis=1) / np.maximum(np.linalg.norm(some.target, axis=1), 1e-12)
+    moved = (some.kinematics - origin) @ np.array([1, 1j])
+    moved = moved * (longer * np.exp(1j * (-turn if mirrored else turn)))[:, None]
+    found: Array = (np.stack([moved.real, moved.imag], 2) + origin).astype(np.float32)
+    return found
 
 
 def start_from(trials: TrialSet, targets: Floats, count: int, rng: np.random.Generator, nearest: int = 3) -> tuple[Index, Floats]:

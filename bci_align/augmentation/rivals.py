@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bci_align.augmentation.navigate import start_from
+from bci_align.augmentation.navigate import start_from, turned
 from bci_align.augmentation.spikes import poisson, resampled
 from bci_align.augmentation.trials import Array, Index, Scaler, TrialSet
 from bci_align.config import AugmentConfig
@@ -129,12 +129,7 @@ def rotated(trials: TrialSet, targets: Floats, count: int, rng: np.random.Genera
     _, slope = _on_target(trials)
     flat = _flat(some) + (to - some.target) @ slope
     made = _trials(flat, trials, to, rng)
-    turn = np.arctan2(to[:, 1], to[:, 0]) - np.arctan2(some.target[:, 1], some.target[:, 0])
-    longer = np.linalg.norm(to, axis=1) / np.maximum(np.linalg.norm(some.target, axis=1), 1e-12)
-    k = some.kinematics
-    c, s = np.cos(turn)[:, None], np.sin(turn)[:, None]
-    moved = longer[:, None, None] * np.stack([c * k[..., 0] - s * k[..., 1], s * k[..., 0] + c * k[..., 1]], 2)
-    return TrialSet(made.counts, made.rates, moved.astype(np.float32), to)
+    return TrialSet(made.counts, made.rates, turned(trials, rows, to), to)
 
 
 def combined(trials: TrialSet, targets: Floats, count: int, rng: np.random.Generator) -> TrialSet:

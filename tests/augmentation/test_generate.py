@@ -6,6 +6,7 @@ import pytest
 from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
+from bci_align.augmentation.navigate import start_from, turned
 from bci_align.augmentation.spaces import LinearSpace
 from bci_align.augmentation.spikes import SpikeModel
 from bci_align.augmentation.trials import TrialSet, joined
@@ -28,13 +29,30 @@ def test_trials_are_made_for_the_targets_that_were_asked_for(model: Model, cuts:
 
 def test_spikes_of_trials_for_a_target_follow_their_kinematics(model: Model, cuts: TrialSet) -> None:
     wanted = cuts.conditions()[0][:2]
-    assert isinstance(model.full.encoding, Encoding)
-    made, codes = model.full.towards(cuts, wanted, 5, 0)
-    plain, same = replace(model.full, encoding=None).towards(cuts, wanted, 5, 0)
-    np.testing.assert_array_equal(codes, same)
-    np.testing.assert_array_equal(made.kinematics, plain.kinematics)
-    np.testing.assert_array_equal(made.rates, model.full.encoding.rates(made.kinematics))
-    assert not np.array_equal(made.rates, plain.rates)
+    full = model.full
+    assert isinstance(full.encoding, Encoding)
+    made, codes = full.towards(cuts, wanted, 5, 0)
+    np.testing.assert_array_equal(codes, replace(full, encoding=None).towards(cuts, wanted, 5, 0)[1])
+    np.testing.assert_array_equal(made.rates, full.encoding.rates(made.kinematics))
+    own = cuts.kinematics[(np.abs(cuts.target - wanted[0]) < 1e-6).all(1)]
+    assert all(np.abs(k - own).max((1, 2)).min() < 1e-4 for k in made.kinematics[:5])  # a trial of the target itself stays
+    # a task that is not centre-out does not look the same in another direction: there the code's kinematics are taken
+    scattered = replace(full, navigator=replace(full.navigator, targets=full.navigator.targets * np.linspace(0.2, 1, 8)[:, None]))
+    edited = scattered.towards(cuts, wanted, 5, 0)[0]
+    np.testing.assert_array_equal(edited.kinematics, replace(full, encoding=None).towards(cuts, wanted, 5, 0)[0].kinematics)
+    assert not np.array_equal(edited.kinematics, made.kinematics)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_movements_are_turned_to_where_they_are_asked(cuts: TrialSet, mirrored: bool) -> None:
+    """A rig's vertical axis may point down; its kinematics may rest off the origin."""
+    axes, rest = np.array([1.0, -1.0 if mirrored else 1.0], np.float32), np.array([3.0, -2.0], np.float32)
+    rig = replace(cuts, kinematics=cuts.kinematics * axes + rest)
+    asked = (np.abs(cuts.target - cuts.conditions()[0][0]) < 1e-6).all(1)
+    left = rig.of(~asked)
+    rows, to = start_from(left, cuts.conditions()[0][:1], 30, np.random.default_rng(0))
+    ends = [k[:, -3:].mean((0, 1)) for k in (turned(left, rows, to, rest), rig.kinematics[asked], left.kinematics[rows])]
+    assert np.linalg.norm(ends[0] - ends[1]) < 0.3 * np.linalg.norm(ends[2] - ends[1])
 
 
 def test_spikes_scatter_as_in_the_trials_that_were_recorded(cuts: TrialSet) -> None:
