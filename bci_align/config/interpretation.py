@@ -38,6 +38,7 @@ class FactorConfig(Strict):
         1.0, ge=0, description="weight of the KL to a standard normal, after the warm-up; 1.3 is a likelihood's"
     )
     warm_up: float = Field(0.3, ge=0, le=1, description="share of the updates over which the KL's weight rises")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of the counts that the encoder does not see while it learns")
     updates: int = Field(200, ge=1, description="optimisation steps, rounded up to whole passes over the training trials")
     batch: int = Field(64, ge=2, description="windows per optimisation step")
     learning_rate: float = Field(4e-3, gt=0, description="peak of the one-cycle schedule")

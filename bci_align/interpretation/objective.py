@@ -57,7 +57,7 @@ def loss(
     means are over channels, labels and frames; the KL's is over channels, so that it stays in proportion to the reconstruction.
     """
     x = model.normalised(counts)
-    mean, logvar = model(x)
+    mean, logvar = model(_some_of(x, config.dropout, generator))
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
     terms = {
         "reconstruction": (model.reconstruct(z) - x).square().mean(),
@@ -75,3 +75,11 @@ def loss(
             total = gaussian_total_correlation(flat[1], flat[2])
         terms["correlation"] = config.correlation_weight * total / x.shape[-1]
     return terms
+
+
+def _some_of(x: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """``x`` without a share of its values, the others larger by as much: a factor must not hang on a few channels' noise."""
+    if not dropout:
+        return x
+    kept = torch.rand(x.shape, generator=generator) >= dropout
+    return x * kept / (1 - dropout)

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from bci_align.models.layers import Head
 
+START = -5.0
+"""Log-variance that factors begin with. From a wide start the decoder learns to do without the free factors, which say little
+until they are learnt, and they stay unused (posterior collapse)."""
+
 
 class FactorVAE(nn.Module):
     """q(Z | X) and p(X, U | Z) of whole trials.
@@ -46,6 +50,7 @@ class FactorVAE(nn.Module):
         self.register_buffer("gain", torch.ones(channels))
         self.encoder = nn.GRU(channels, hidden, batch_first=True, bidirectional=True)
         self.posterior = nn.Linear(2 * hidden, 2 * self.factors)
+        nn.init.constant_(self.posterior.bias[self.factors :], START)
         self.decoder = nn.GRU(self.factors, hidden, batch_first=True, bidirectional=True)
         self.activity = nn.Linear(2 * hidden, channels)
         self.weight = nn.Parameter(torch.ones(behaviours))

@@ -54,6 +54,32 @@ def test_an_unlabelled_frame_carries_no_loss() -> None:
     assert float(seen["behaviours"].detach()) != float(first)
 
 
+def test_the_encoder_learns_from_some_of_the_counts_and_is_judged_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = FactorVAE(50, 2, hidden=8)
+    seen: list[torch.Tensor] = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda x: (seen.append(x), forward(x))[1])
+    counts, labelled, u = 1 + torch.rand(8, 9, 50), torch.ones(8, 9, 2, dtype=torch.bool), torch.zeros(8, 9, 2)
+
+    def terms(dropout: float) -> float:
+        config = FactorConfig(dropout=dropout)
+        made = loss(model, counts, u, labelled, config, 1.0, 72, torch.Generator().manual_seed(1))
+        return float(made["reconstruction"].detach())
+
+    assert terms(0.3) == terms(0.3) != terms(0.0)
+    part, again, whole = seen
+    assert torch.equal(whole, counts) and torch.equal(part, again)
+    hidden = part == 0
+    assert float(hidden.float().mean()) == pytest.approx(0.3, abs=0.03)
+    torch.testing.assert_close(part[~hidden], counts[~hidden] / 0.7)
+
+
+def test_factors_begin_nearly_without_noise() -> None:
+    _, logvar = FactorVAE(5, 2, hidden=8)(torch.zeros(1, 9, 5))
+    assert float(logvar.detach().exp().max()) < 0.02
+
+
 def test_without_a_head_labels_are_not_used() -> None:
     torch.manual_seed(0)
     model = FactorVAE(5, 2, hidden=8, head="none")
