@@ -3,10 +3,10 @@
 Sets: a synthetic day of mixed selectivity (40 channels, 3 independent behaviours and 2 processes without a label, 1000
 trials of 25 bins), isometric day 0 (two force axes, their speed, three groups of muscles) and the centre-out source session
 (two velocities, their speed). A share of the trials, drawn by seed, trains nothing; every number is of those. Settings were
-chosen on synthetic days of other seeds. Films: 3 fresh synthetic days, 24 clips per factor; and isometric day 0, 12 clips
-per factor. Destroyed factors: 5 simulated subjects, 4 alignments of each kind, 60 trials aligned on without labels and 80
-later ones scored: the alignment itself, where the velocity decoder loses no output by more than 5 points by it, and one
-damaged on purpose.
+chosen on synthetic days of other seeds; dropout, and what factors begin with, on another split of isometric day 0, too.
+Films: 3 fresh synthetic days, 24 clips per factor; and isometric day 0, 12 clips per factor. Destroyed factors: 5 simulated
+subjects, 4 alignments of each kind, 60 trials aligned on without labels and 80 later ones scored: the alignment itself,
+where the velocity decoder loses no output by more than 5 points by it, and one damaged on purpose.
 """
 
 from __future__ import annotations
