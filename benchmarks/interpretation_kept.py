@@ -50,7 +50,8 @@ def one(seed: int, days: int, folder: Path) -> list[dict[str, Any]]:
     """One subject: a bundle and a factor model of day 0, and later days until ``days`` alignments of each kind are there.
 
     Which alignments are good is told by other means than the report's: the velocity decoder, stepped through the live pipeline,
-    loses no output by more than :data:`HARM` points on the later trials. One that does is ``harmful``, whatever it meant to be.
+    loses no output by more than :data:`HARM` points on the later trials. One that does is ``harmful`` and not damaged further:
+    it has lost a factor of its own, while one that is damaged on purpose is to be named alone.
     """
     day0 = mixed_day(seed, trials=300)
     bundle = train_bundle(day0, BUNDLE, seed, folder / f"bundle-{seed}")
@@ -58,8 +59,7 @@ def one(seed: int, days: int, folder: Path) -> list[dict[str, Any]]:
     m = model.manifest
     out: list[dict[str, Any]] = []
     for k in range(1, 2 * days + 1):
-        wanted = {kind: sum(c["kind"] == kind for c in out) < days for kind in ("good", "destroyed")}
-        if not any(wanted.values()):
+        if sum(c["kind"] == "good" for c in out) == days:
             break
         day = mixed_day(seed, trials=CALIBRATION + LATER, wear=WEAR, day=k)
         trials = day.rewarded()
@@ -68,8 +68,6 @@ def one(seed: int, days: int, folder: Path) -> list[dict[str, Any]]:
         factor = (seed + k) % len(NAMES)
         before = np.array(evaluate(bundle, day, trials[CALIBRATION:])["r2_per_output"])
         for kind, read_in in (("good", candidate.read_in), ("destroyed", destroyed(candidate.read_in, day, factor))):
-            if not wanted[kind]:
-                continue
             made: Bundle = save_generation(bundle, read_in, folder / f"{kind}-{seed}-{k}", candidate.record)
             check_bundle(made, m.channels, m.bin_s, m.counts_sha256, str(made.path))
             change = np.array(evaluate(made, day, trials[CALIBRATION:])["r2_per_output"]) - before
@@ -78,6 +76,8 @@ def one(seed: int, days: int, folder: Path) -> list[dict[str, Any]]:
             out.append(
                 _case(named, seed, k, worst, float(change.min()), compare(model.network, model.day, (bundle, made), later))
             )
+            if named == "harmful":
+                break
     return out
 
 
