@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture
 
 from bci_align.augmentation.encoding import Encoding
-from bci_align.augmentation.navigate import AXES, Navigator, start_from, turned
+from bci_align.augmentation.navigate import AXES, Navigator, sense, start_from, turned
 from bci_align.augmentation.spaces import Space
 from bci_align.augmentation.spikes import SpikeModel, poisson
-from bci_align.augmentation.trials import Array, TrialSet
+from bci_align.augmentation.trials import Array, Index, TrialSet
 
 Floats = NDArray[np.float64]
 MOST_COMPONENTS = 8
@@ -103,25 +103,35 @@ class Generator:
     def towards(self, trials: TrialSet, targets: Floats, count: int, seed: int, plain: bool = False) -> tuple[TrialSet, Array]:
         """``count`` trials for each of ``targets`` (m, D), and their codes: those of real ``trials`` moved along the target axes.
 
-        They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew,
-        around the edit's rates, or around those that the encoding gives to the edit's kinematics (:meth:`encoded`). Where there
-        is an encoding and the task is centre-out in a plane, the kinematics are the real trial's, turned to the target.
         Whether ``targets`` are in support is asked before (:meth:`Navigator.check`), of the generator that a user's trials come
         from: its twin knows fewer targets, and has to be tried on those, too.
         """
         rows, to = start_from(trials, targets, count, np.random.default_rng(seed))
         codes = self.navigator.to_target(self.space.encode(trials)[rows], trials.target[rows], to)
-        planar = trials.kinematics.shape[2] == to.shape[1] == 2
-        if self.encoding is not None and planar and self.navigator.centre_out():
-            kinematics = turned(trials, rows, to, self.encoding.origin)
-            return self.encoded(kinematics, to, seed, plain), codes
-        rates, kinematics = self.space.edit(trials, rows, codes, seed)
+        return self.moved(trials, rows, codes, to, seed, plain), codes
+
+    def moved(
+        self, trials: TrialSet, rows: Index, codes: Array, to: Floats, seed: int, plain: bool = False, turn: bool = True
+    ) -> TrialSet:
+        """Real ``trials`` (the ``rows`` of them) moved to ``codes`` (n, L) and the targets ``to`` (n, D).
+
+        They are edits: what a trial is beyond its code stays (the noise that it is decoded from), only its spikes are drawn anew,
+        around the edit's rates, or around those that the encoding gives to the edit's kinematics. Where there is an encoding and
+        the task looks the same in every direction, the kinematics are the real trial's, turned to the target; unless ``turn`` is
+        False, for codes that were moved otherwise, too.
+        """
         if self.encoding is not None:
-            return self.encoded(kinematics, to, seed, plain), codes
+            way = sense(trials) if turn and self.navigator.centre_out() else None
+            if way is not None:
+                kinematics = turned(trials, rows, to, way, self.encoding.origin)
+            else:
+                kinematics = self.space.edit(trials, rows, codes, seed)[1]
+            return self.encoded(kinematics, to, seed, plain)
+        rates, kinematics = self.space.edit(trials, rows, codes, seed)
         if self.space.exact:
-            return TrialSet(_drawn(rates, self.edited, seed, plain), rates, kinematics, to), codes
+            return TrialSet(_drawn(rates, self.edited, seed, plain), rates, kinematics, to)
         rates = (rates * self.gain).astype(np.float32)
-        return TrialSet(_drawn(rates, self.spikes, seed, plain), rates, kinematics, to), codes
+        return TrialSet(_drawn(rates, self.spikes, seed, plain), rates, kinematics, to)
 
     def encoded(self, kinematics: Array, target: Floats, seed: int, plain: bool = False) -> TrialSet:
         """Trials of ``kinematics`` (n, T, K) for ``target`` (n, D), rates and scatter of spikes from the encoding.

@@ -25,7 +25,7 @@ from bci_align.session.types import Session, refuse_generated
 
 HoldOut = Literal["trials", "target"]
 SHARE = 0.25
-"""Of the trials, held out from the twin."""
+"""Of every target's trials, held out from the twin."""
 PROVING = 8
 """Trials to prove a ratio on where half of all are as many: of fewer, the error of a paired gain is anybody's guess."""
 EDGE = 0.25
@@ -60,8 +60,8 @@ def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: Au
 
     Of few trials the share is :data:`PROVING`, or half of them. It is dealt out over targets; a target's last trial goes only
     where no other is left to give, as where every trial has a target of its own. Whole targets are the two outermost ones (of
-    four targets one) and, where a target is but a trial or two, those nearest to them: both shores of a gap, where targets have
-    no trials, and they alone, since it is what lies beyond the seen that generated trials are to prove there.
+    four targets one) and, where a target is but a trial or two, those nearest to them (:func:`_shores`): both shores of a gap,
+    where targets have no trials, and they alone, since it is what lies beyond the seen that generated trials are to prove there.
     :class:`AugmentationError` where too little would be left.
     """
     known, which = trials.conditions()
@@ -69,6 +69,10 @@ def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: Au
         if len(known) < 4:
             raise AugmentationError(f"hold-out of a target: expected trials of at least 4 targets, found {len(known)}")
         out = np.flatnonzero(_shores(known, np.bincount(which), EDGE * share * len(trials), seed)[which])
+        if not len(out):
+            raise AugmentationError(
+                f"hold-out of a target: expected one of the {len(known)} targets to have at most half of the trials, found none"
+            )
     else:
         rng = np.random.default_rng(seed)
         parts = [rng.permutation(np.flatnonzero(which == k)) for k in range(len(known))]
@@ -86,14 +90,27 @@ def hold_out(trials: TrialSet, how: HoldOut, share: float, seed: int, config: Au
 
 
 def _shores(known: NDArray[np.float64], trials: NDArray[np.intp], least: float, seed: int) -> NDArray[np.bool_]:
-    """Which targets (k,) lie around the outermost ones of ``known`` (k, D), each shore with at least so many ``trials`` (k,)."""
+    """Which targets (k,) lie around the outermost two of ``known`` (k, D), each shore with so many ``trials`` (k,) if it can.
+
+    Three targets stay, since fewer span no plane, and half of the trials.
+    """
     gone = np.zeros(len(known), bool)
-    order = outermost(known, seed)
-    for _ in range(2 if len(known) > 4 else 1):
-        middle = next(k for k in order if not gone[k])
-        near = np.argsort(np.linalg.norm(known - known[middle], axis=1), kind="stable")
-        near = near[~gone[near]]
-        gone[near[: np.searchsorted(np.cumsum(trials[near]), least) + 1]] = True
+
+    def may_go(k: int, left: int) -> bool:
+        return bool(not gone[k] and (~gone).sum() > left and trials[gone].sum() + trials[k] <= trials.sum() / 2)
+
+    for left in (4, 3):  # the first shore leaves one more, for the second
+        middle = next((int(k) for k in outermost(known, seed) if may_go(int(k), 3)), None)
+        if middle is None:
+            break
+        gone[middle], taken = True, trials[middle]
+        for k in np.argsort(np.linalg.norm(known - known[middle], axis=1), kind="stable"):
+            if gone[k]:
+                continue
+            if taken >= least or not may_go(k, left):
+                break
+            gone[k] = True
+            taken += trials[k]
     return gone
 
 

@@ -24,6 +24,10 @@ RIDGE = 1e-2
 REACH = 1.25
 """Targets may lie this much farther from the middle of the workspace than the farthest that was trained on."""
 
+FOLLOWS, EVEN = 0.5, 1.5
+"""Share of the variance of trials' mean kinematics that their targets tell, and the most by which one direction of targets moves
+them more than another, where movements to one target can be turned to another."""
+
 FREE = 3.0
 """Standard deviations of a variable within which codes are in support, and by which it may be moved."""
 
@@ -156,9 +160,13 @@ class Navigator:
         return middle, REACH * float(np.linalg.norm(self.targets - middle, axis=1).max())
 
     def centre_out(self) -> bool:
-        """Whether all targets lie at one distance from the origin, in whatever directions."""
+        """Whether all targets lie at one distance from the origin, in whatever directions.
+
+        Judged by their own extent: targets in screen coordinates are far from the origin, all about as far.
+        """
         distances = np.linalg.norm(self.targets, axis=1)
-        return len(self.targets) > 1 and bool(distances.std() < 0.05 * distances.mean())
+        extent = np.linalg.norm(self.targets - self.targets.mean(0), axis=1).max()
+        return len(self.targets) > 1 and bool(distances.std() < 0.05 * extent)
 
     def distance(self, codes: Array, target: Floats) -> Floats:
         """Mahalanobis distance (n,) of what ``codes`` (n, L) are beyond their ``target`` (n, D), other variables as they like."""
@@ -179,18 +187,34 @@ class Navigator:
         return np.sqrt(np.einsum("ni,ij,nj->n", left, self.precision, left))
 
 
-def turned(trials: TrialSet, rows: Index, to: Floats, origin: Floats | float = 0.0) -> Array:
+def sense(trials: TrialSet) -> float | None:
+    """Whether kinematics turn as the targets do: 1, or -1 where they are their mirror image; None where neither.
+
+    Both are in a plane, and trials' mean kinematics are a similar map of the targets: one that tells most of both
+    (:data:`FOLLOWS`) and stretches no direction by more than :data:`EVEN` times another. A force beside a speed is none.
+    """
+    t, k = trials.target - trials.target.mean(0), trials.kinematics.mean(1, dtype=np.float64)
+    if not t.shape[1] == k.shape[1] == 2 or np.linalg.matrix_rank(t) < 2:
+        return None
+    k = k - k.mean(0)
+    by = np.linalg.lstsq(t, k, rcond=None)[0]
+    long, short = np.linalg.svd(by, compute_uv=False)
+    if not short * EVEN > long or (np.square(k - t @ by).sum(0) > (1 - FOLLOWS) * np.square(k).sum(0)).any():
+        return None
+    return float(np.sign(np.linalg.det(by)))
+
+
+def turned(trials: TrialSet, rows: Index, to: Floats, sense: float = 1.0, origin: Floats | float = 0.0) -> Array:
     """Kinematics (n, T, 2) of the trials ``rows``, turned about their ``origin`` (2,) and stretched to the targets ``to`` (n, 2).
 
-    What a centre-out task in a plane looks like in another direction; nothing is continued along a line. Where kinematics are the
-    mirror image of the targets, which all ``trials`` together say, they turn the other way.
+    What a centre-out task in a plane looks like in another direction; nothing is continued along a line. ``sense`` as
+    :func:`sense` says.
     """
-    some, k = trials.of(rows), trials.kinematics.mean(1, dtype=np.float64)
-    mirrored = np.linalg.det((trials.target - trials.target.mean(0)).T @ (k - k.mean(0))) < 0
+    some = trials.of(rows)
     turn = np.arctan2(to[:, 1], to[:, 0]) - np.arctan2(some.target[:, 1], some.target[:, 0])
     longer = np.linalg.norm(to, axis=1) / np.maximum(np.linalg.norm(some.target, axis=1), 1e-12)
     moved = (some.kinematics - origin) @ np.array([1, 1j])
-    moved = moved * (longer * np.exp(1j * (-turn if mirrored else turn)))[:, None]
+    moved = moved * (longer * np.exp(1j * sense * turn))[:, None]
     found: Array = (np.stack([moved.real, moved.imag], 2) + origin).astype(np.float32)
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bci_align.augmentation.navigate import start_from, turned
+from bci_align.augmentation.navigate import sense, start_from, turned
 from bci_align.augmentation.spikes import poisson, resampled
 from bci_align.augmentation.trials import Array, Index, Scaler, TrialSet
 from bci_align.config import AugmentConfig
@@ -129,7 +129,7 @@ def rotated(trials: TrialSet, targets: Floats, count: int, rng: np.random.Genera
     _, slope = _on_target(trials)
     flat = _flat(some) + (to - some.target) @ slope
     made = _trials(flat, trials, to, rng)
-    return TrialSet(made.counts, made.rates, turned(trials, rows, to), to)
+    return TrialSet(made.counts, made.rates, turned(trials, rows, to, sense(trials) or 1.0), to)
 
 
 def combined(trials: TrialSet, targets: Floats, count: int, rng: np.random.Generator) -> TrialSet:

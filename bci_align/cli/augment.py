@@ -67,7 +67,7 @@ def augment_command() -> None:
     type=click.Choice(["trials", "target"]),
     default="trials",
     show_default=True,
-    help="What proves the model: some trials of every target, or the two outermost targets (where targets are missing).",
+    help="What proves the model: some trials of every target, or the outermost targets (where targets are missing).",
 )
 @click.option("--earlier", type=existing, default=None, help="Session of an earlier day of the same array that has every target.")
 @trials_option
@@ -146,8 +146,9 @@ def generate_command(
 ) -> None:
     """Generate trials from MODEL into a session file that 'bci-align replay' plays and 'bci-align evaluate' refuses.
 
-    With --targets the codes of real trials are moved to them, the trials in equal parts, and the spikes follow the kinematics of
-    the moved codes by an encoding model; targets outside the support are refused.
+    With --targets real trials are moved to them, in equal parts, as 'bci-align retrain' does it: in a centre-out task their
+    kinematics are turned, otherwise (and with --move) they are those of moved codes, and the spikes follow the kinematics by an
+    encoding model. Targets outside the support are refused.
     """
     from bci_align.augmentation.as_session import as_session
     from bci_align.augmentation.navigate import AXES, start_from
@@ -167,6 +168,7 @@ def generate_command(
     wanted, asked = None if targets is None else parse_targets(targets), parse_moves(moves)
     for name, amount in asked.items():
         generator.navigator.check_move(name, amount)
+    rows = None
     if wanted is None:
         codes = generator.prior.draw(count, np.random.default_rng(seed))
         to = generator.target_of(codes)
@@ -186,10 +188,10 @@ def generate_command(
     inside = float((generator.navigator.distance(codes, to) <= SLACK * generator.navigator.limit).mean())
     if not inside:
         raise AugmentationError(f"{out}: not written, as none of {count} codes is in support; ask for targets or smaller moves")
-    if wanted is None:
+    if rows is None:
         made = generator.of_codes(codes, to, seed, spikes == "poisson")
     else:
-        made = generator.encoded(generator.space.decode(codes, seed)[1], to, seed, spikes == "poisson")
+        made = generator.moved(cuts, rows, codes, to, seed, spikes == "poisson", turn=not asked)
     how = f"by model {stored.identity[:12]} of session {day.name!r}, seed {seed}"
     before = window_bins(stored.manifest.config, day.bin_s)[0]
     io.save(as_session(made, day, before, out.stem, how), out, overwrite=force)

@@ -6,7 +6,7 @@ import pytest
 from bci_align.augmentation.encoding import Encoding
 from bci_align.augmentation.generate import CodePrior, Generator
 from bci_align.augmentation.model import Model
-from bci_align.augmentation.navigate import start_from, turned
+from bci_align.augmentation.navigate import sense, start_from, turned
 from bci_align.augmentation.spaces import LinearSpace
 from bci_align.augmentation.spikes import SpikeModel
 from bci_align.augmentation.trials import TrialSet, joined
@@ -44,15 +44,47 @@ def test_spikes_of_trials_for_a_target_follow_their_kinematics(model: Model, cut
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_movements_are_turned_to_where_they_are_asked(cuts: TrialSet, mirrored: bool) -> None:
+def test_movements_are_turned_to_where_they_are_asked(model: Model, cuts: TrialSet, mirrored: bool) -> None:
     """A rig's vertical axis may point down; its kinematics may rest off the origin."""
-    axes, rest = np.array([1.0, -1.0 if mirrored else 1.0], np.float32), np.array([3.0, -2.0], np.float32)
+    axes, rest = np.array([1.0, -1.0 if mirrored else 1.0], np.float32), np.array([30.0, -20.0], np.float32)
     rig = replace(cuts, kinematics=cuts.kinematics * axes + rest)
-    asked = (np.abs(cuts.target - cuts.conditions()[0][0]) < 1e-6).all(1)
+    to = cuts.conditions()[0][:1]
+    asked = (np.abs(cuts.target - to[0]) < 1e-6).all(1)
     left = rig.of(~asked)
-    rows, to = start_from(left, cuts.conditions()[0][:1], 30, np.random.default_rng(0))
-    ends = [k[:, -3:].mean((0, 1)) for k in (turned(left, rows, to, rest), rig.kinematics[asked], left.kinematics[rows])]
+    assert sense(left) == (-1 if mirrored else 1)
+    encoding = Encoding.fit(left, 10, 0.05)
+    assert np.abs(encoding.origin - rest).max() < 1
+    made = replace(model.full, encoding=encoding).towards(left, to, 30, 0)[0].kinematics
+    rows = start_from(left, to, 30, np.random.default_rng(0))[0]
+    ends = [k[:, -3:].mean((0, 1)) for k in (made, rig.kinematics[asked], left.kinematics[rows])]
     assert np.linalg.norm(ends[0] - ends[1]) < 0.3 * np.linalg.norm(ends[2] - ends[1])
+    near, far = (turned(left, rows, np.repeat(share * to, 30, 0), 1.0, rest) - rest for share in (0.5, 1.0))
+    np.testing.assert_allclose(near, 0.5 * far, atol=1e-4)
+
+
+def test_only_what_looks_the_same_in_every_direction_is_turned(model: Model, cuts: TrialSet) -> None:
+    to = cuts.conditions()[0][:1]
+    others = cuts.of((np.abs(cuts.target - to[0]) > 1e-6).any(1))
+    speed = np.linalg.norm(others.kinematics, axis=2, keepdims=True)
+    one = others.kinematics[..., :1]
+    for second in (speed, 0.1 * others.kinematics[..., 1:]):
+        assert sense(replace(others, kinematics=np.concatenate([one, second], 2))) is None
+    assert sense(replace(others, kinematics=np.concatenate([others.kinematics, speed], 2))) is None
+    assert sense(replace(others, kinematics=one)) is None
+    assert sense(replace(others, target=others.target[:, :1])) is None
+    assert sense(others.of(np.abs(others.target[:, 0] - others.target[:, 1]) < 1e-6)) is None  # a line
+    # targets in screen coordinates: all about as far from a corner, which is no centre
+    navigator = model.full.navigator
+    assert navigator.centre_out()
+    screen = replace(navigator, targets=navigator.targets + 100)
+    assert not screen.centre_out()
+    plain = replace(model.full, encoding=None).towards(others, to, 5, 0)[0]
+    rows, there = start_from(others, to, 5, np.random.default_rng(0))
+    codes = navigator.to_target(model.full.space.encode(others)[rows], others.target[rows], there)
+    made = replace(model.full, navigator=screen).moved(others, rows, codes, there, 0)
+    np.testing.assert_array_equal(made.kinematics, plain.kinematics)
+    assert not np.array_equal(made.kinematics, model.full.moved(others, rows, codes, there, 0).kinematics)
+    np.testing.assert_array_equal(made.kinematics, model.full.moved(others, rows, codes, there, 0, turn=False).kinematics)
 
 
 def test_spikes_scatter_as_in_the_trials_that_were_recorded(cuts: TrialSet) -> None:

@@ -186,6 +186,23 @@ def test_the_twin_has_not_seen_what_is_held_out(cuts: TrialSet, model: Model) ->
     assert {tuple(sorted(outermost(half, s)[:2])) for s in range(8)} == {(0, 4)}  # both shores of the gap
 
 
+@pytest.mark.parametrize(
+    ("trials", "gone"),
+    [
+        ([15, 15, 15, 15, 15], {0, 4}),
+        ([15, 15, 15, 15, 1], {0, 4}),  # a shore of one trial takes no neighbour where three targets would not be left
+        ([15, 15, 15, 15], {0}),
+        ([2, 2, 2, 2, 96], {0, 1}),  # nor one with most of the trials
+    ],
+)
+def test_shores_leave_three_targets_and_half_of_the_trials(cuts: TrialSet, trials: list[int], gone: set[int]) -> None:
+    line = np.array([[-10.0, 0], [-6, 0], [1, 0], [4, 0], [10, 0]])[: len(trials)]
+    target = np.repeat(line, trials, 0)
+    some = replace(cuts.of(np.arange(len(target)) % len(cuts)), target=target)
+    out = hold_out(some, "target", 0.25, 0, TINY)
+    assert set(np.unique(np.searchsorted(line[:, 0], target[out, 0]))) == gone
+
+
 def test_where_every_trial_has_a_target_of_its_own_some_are_held_out(cuts: TrialSet) -> None:
     own = replace(cuts, target=np.random.default_rng(0).uniform(-1, 1, cuts.target.shape))
     out = hold_out(own, "trials", 0.25, 0, TINY)
