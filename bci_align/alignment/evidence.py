@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bci_align.alignment.block import Block, encode
 from bci_align.alignment.objective import gaussian_kl_to_source
-from bci_align.alignment.tuning import left_over, measure, tuning
+from bci_align.alignment.tuning import left_over, measure, to_outputs, tuning
 from bci_align.bundle.store import Bundle
 from bci_align.diffusion.process import Diffusion
 from bci_align.models.encoder import SourceModel
@@ -31,7 +31,7 @@ class Evidence:
     ``prior_loss``: denoising loss of the latents under the frozen prior (infinite where no trial fills its window).
     ``kl``: Gaussian KL of the latents to the source's, nats. ``information``: variance of the channels' normalised counts that
     the latents of the *other* channels explain, summed over channels. ``slope`` (C, d): every channel's tuning, measured the same
-    way.
+    way; ``to_outputs`` (C, K): its tuning to each decoded output.
     ``diversity``: geometric mean spread between trials' mean decoded movement, in source SDs: what one direction lacks.
     ``left_over`` (n, C): what the latents leave unexplained of every trial's channels, in standard errors of independent bins.
     ``halves``: correlation of what two halves of the channels decode, each without the other: what is true is heard in both.
@@ -42,6 +42,7 @@ class Evidence:
     kl: float
     information: float
     slope: Tensor
+    to_outputs: Tensor
     diversity: float
     left_over: Tensor
     halves: float
@@ -70,6 +71,7 @@ def evidence(bundle: Bundle, read_in: ReadIn, trials: UnlabelledTrials, encoder:
         kl=float(gaussian_kl_to_source(z[block.inside])),
         information=float((variance - unexplained).sum()),
         slope=found.slope,
+        to_outputs=to_outputs(measured, model.kinematics.weight),
         diversity=float(spread.clamp(min=0).sqrt().log().mean().exp()),
         left_over=left_over(measured),
         halves=_halves(model, block),

@@ -65,6 +65,7 @@ def judge(
             alike = likeness(today.outputs, before.outputs)
             bound = config.most_alike
             checks.append(_check("likeness to the incumbent's output", alike, f"<= {bound:g}", alike <= bound))
+            checks += _beside_incumbent(bundle, today, before, config, matched)
     failed = [c for c in checks if not c["passed"]]
     reason = "every check passed" if not failed else "; ".join(f"{c['name']} {c['value']}, expected {c['bound']}" for c in failed)
     return Verdict(not failed, reason, tuple(checks))
@@ -73,8 +74,7 @@ def judge(
 def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched: NDArray[np.intp] | None) -> list[dict[str, Any]]:
     """Compare with the source day's own trials under its own read-in."""
     source = _of_source_day(bundle)
-    same = np.arange(len(today.slope)) if matched is None else np.flatnonzero(matched >= 0)
-    partner = same if matched is None else matched[same]
+    same, partner = _pairs(today, matched)
     alike = agreement(today.slope[same], source.slope[partner]) if len(same) else None
     information = today.information / source.information
     diversity = today.diversity / source.diversity
@@ -106,6 +106,33 @@ def _beside_source(bundle: Bundle, today: Evidence, config: GateConfig, matched:
     for name, ratio in zip(bundle.manifest.outputs, ratios, strict=True):
         out.append(_check(f"spread of {name} over the source's", ratio, f"{low:g} to {high:g}", low <= ratio <= high))
     return out
+
+
+def _beside_incumbent(
+    bundle: Bundle, today: Evidence, before: Evidence, config: GateConfig, matched: NDArray[np.intp] | None
+) -> list[dict[str, Any]]:
+    """Ask of every output whether the channels are still tuned to it as on the source day, about as far as under the incumbent.
+
+    Where an output has come to decode something else that moves as lively and is heard in as many channels, nothing but this
+    tells.
+    """
+    source = _of_source_day(bundle)
+    same, partner = _pairs(today, matched)
+    if not len(same):
+        return []
+    out = []
+    for k, name in enumerate(bundle.manifest.outputs):
+        now, then = (agreement(e.to_outputs[same, k], source.to_outputs[partner, k]) for e in (today, before))
+        bound = then - config.fall
+        what = f"agreement of the channels' tuning to {name} with the source day's"
+        out.append(_check(what, now, f">= {bound:.4f} (incumbent {then:.4f})", now >= bound))
+    return out
+
+
+def _pairs(today: Evidence, matched: NDArray[np.intp] | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Channels of today that are matched, and the source channels that they are matched to."""
+    same = np.arange(len(today.slope)) if matched is None else np.flatnonzero(matched >= 0)
+    return same, same if matched is None else matched[same]
 
 
 def _of_as_many(left_over: Tensor, trials: int) -> float:

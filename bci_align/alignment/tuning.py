@@ -107,6 +107,14 @@ def tuning(measured: list[Measurement]) -> Tuning:
     return Tuning(slope, variance)
 
 
+def to_outputs(measured: list[Measurement], head: Tensor) -> Tensor:
+    """Every channel's tuning to each output (C, K) that the linear ``head`` (K, d) decodes from the *other* channels' latents."""
+    out = torch.zeros(sum(len(m.channels) for m in measured), len(head))
+    for m in measured:
+        out[m.channels] = _slopes(Measurement(m.channels, m.z @ head.T, m.x, m.trial)).T
+    return out
+
+
 def left_over(measured: list[Measurement]) -> Tensor:
     """What the latents leave unexplained of every channel's mean in every trial (n, C), in standard errors.
 

@@ -60,6 +60,9 @@ class GateConfig(Strict):
     agreement: float = Field(
         0.25, ge=-1, le=1, description="least cosine of the channels' tuning, measured without labels, with the source day's"
     )
+    fall: float = Field(
+        0.2, ge=0, le=2, description="most by which the cosine of the tuning to one output may be less than under the incumbent"
+    )
     information: tuple[float, float] = Field(
         (0.6, 2.0), description="allowed ratio of what channels say of each other's counts to the source day's"
     )

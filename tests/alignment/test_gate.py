@@ -29,7 +29,8 @@ KL = "Gaussian KL of the latents to the source's (nats)"
 DIVERSITY = "spread between trials over the source's"
 SPREAD = ["spread of vx over the source's", "spread of vy over the source's"]
 PRIOR, ALIKE = "prior denoising loss", "likeness to the incumbent's output"
-EVERY = [FINITE, TRIALS, STUCK, UNSTEADY, AGREEMENT, INFORMATION, HALVES, KL, DIVERSITY, *SPREAD, PRIOR, ALIKE]
+TO_VX, TO_VY = (f"agreement of the channels' tuning to {name} with the source day's" for name in ("vx", "vy"))
+EVERY = [FINITE, TRIALS, STUCK, UNSTEADY, AGREEMENT, INFORMATION, HALVES, KL, DIVERSITY, *SPREAD, PRIOR, ALIKE, TO_VX, TO_VY]
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def test_units_are_compared_with_those_they_are_matched_to(
     for a, b in zip(same.checks, found.checks, strict=True):
         assert a["name"] == b["name"]
         # Groups and halves of the channels follow the order.
-        near = {"rel": 0.35} if a["name"] in (UNSTEADY, AGREEMENT, INFORMATION, HALVES) else {"abs": 2e-3}
+        near = {"rel": 0.35} if a["name"] in (UNSTEADY, AGREEMENT, INFORMATION, HALVES, TO_VX, TO_VY) else {"abs": 2e-3}
         assert a["value"] == pytest.approx(b["value"], **near)
     assert AGREEMENT in failed(judge(small_bundle, incumbent, candidate, today, GateConfig()))
     # Those without a partner are left out, and where nobody has one there is nothing to compare.
@@ -272,12 +273,29 @@ def test_units_are_compared_with_those_they_are_matched_to(
     assert nobody.accepted
 
 
+def test_an_output_that_has_come_to_decode_something_else_is_seen(
+    small_bundle: Bundle, small_days: Days, calibration: UnlabelledTrials, good: ReadIn
+) -> None:
+    """All else may look well: the other output is as it was, and what is decoded in place of the first moves as lively."""
+    day = small_days[1]
+    assert day.kinematics is not None
+    x, u = (day.counts - good.mean) * good.gain, day.kinematics[:, 0] - day.kinematics[:, 0].mean()
+    c = (x - x.mean(0)).T @ u
+    blind = replace(good, weight=((np.eye(len(c)) - np.outer(c, c) / (c @ c)) @ good.weight).astype(np.float32))
+    verdict = judge(small_bundle, good, blind, calibration, GateConfig())
+    assert TO_VX in failed(verdict) and TO_VY not in failed(verdict)
+    loose = judge(small_bundle, good, blind, calibration, GateConfig(fall=2.0))
+    assert not {TO_VX, TO_VY} & failed(loose)
+    # beside an incumbent that is as blind there is nothing to lose
+    assert not {TO_VX, TO_VY} & failed(judge(small_bundle, blind, blind, calibration, GateConfig()))
+
+
 def test_an_incumbent_of_other_channels_is_not_compared_with(
     small_bundle: Bundle, calibration: UnlabelledTrials, good: ReadIn
 ) -> None:
     kept = np.arange(2, 32)
     verdict = judge(small_bundle, small_bundle.read_in, rows(good, kept), of_channels(calibration, kept), GateConfig(), kept)
-    assert [c["name"] for c in verdict.checks] == EVERY[:-2]
+    assert [c["name"] for c in verdict.checks] == EVERY[:-4]
     assert verdict.accepted, verdict.reason
 
 
