@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from bci_align.alignment import gate
 from bci_align.alignment.erdiff import align
 from bci_align.bundle.store import Bundle, save_generation
-from bci_align.config import AlignConfig, ExplainConfig, FactorConfig, TrainConfig
+from bci_align.config import AlignConfig, ExplainConfig, FactorConfig, GateConfig, TrainConfig
 from bci_align.evaluation.score import evaluate
 from bci_align.interpretation.carried import Carried, check_bundle, compare
 from bci_align.interpretation.data import FactorDay, standard
@@ -63,7 +64,8 @@ def one(seed: int, days: int, folder: Path) -> list[dict[str, Any]]:
             break
         day = mixed_day(seed, trials=CALIBRATION + LATER, wear=WEAR, day=k)
         trials = day.rewarded()
-        candidate = align(bundle, unlabelled(day, trials[:CALIBRATION], BUNDLE.run_in), AlignConfig(), seed)
+        calibration = unlabelled(day, trials[:CALIBRATION], BUNDLE.run_in)
+        candidate = align(bundle, calibration, AlignConfig(), seed)
         later = FactorDay.later(day, standard(day), trials[CALIBRATION:])
         factor = (seed + k) % len(NAMES)
         before = np.array(evaluate(bundle, day, trials[CALIBRATION:])["r2_per_output"])
@@ -77,6 +79,8 @@ def one(seed: int, days: int, folder: Path) -> list[dict[str, Any]]:
                 _case(named, seed, k, worst, float(change.min()), compare(model.network, model.day, (bundle, made), later))
             )
             if named == "harmful":
+                found = gate.judge(bundle, bundle.read_in, read_in, calibration, GateConfig(), candidate.matched, candidate.core)
+                say(f"  the gate {'accepts it' if found.accepted else f'refuses it: {found.reason}'}")
                 break
     return out
 
