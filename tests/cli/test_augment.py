@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bci_align.augmentation import checkpoints
+from bci_align.augmentation import checkpoints, store
 from bci_align.bundle.store import Bundle
 from bci_align.cli.main import main
 from bci_align.session import io
@@ -56,6 +56,10 @@ def test_a_model_s_trials_are_a_session_that_says_what_it_is(work: Path, small_b
     generated = io.load(work / "g.h5")
     assert len(generated.trials) == 5 and generated.channels == day.channels and "seed 3" in generated.meta[GENERATED]
     assert "generated" in ok(capsys, "inspect", work / "g.h5")["meta"]
+    # the very trials that retraining would add
+    stored = store.load(work / "m")
+    added = stored.model.full.towards(stored.model.start(stored.cuts(day)), np.array([[x, y]]), 5, 3)[0]
+    np.testing.assert_array_equal(generated.counts, added.counts.reshape(-1, len(day.channels)))
     for words in (
         ("evaluate", small_bundle.path, work / "g.h5"),
         ("recalibrate", small_bundle.path, work / "g.h5", "--out", work / "no"),
