@@ -120,14 +120,12 @@ class Generator:
         the task looks the same in every direction, the kinematics are the real trial's, turned to the target; unless ``turn`` is
         False, for codes that were moved otherwise, too.
         """
-        if self.encoding is not None:
-            way = sense(trials) if turn and self.navigator.centre_out() else None
-            if way is not None:
-                kinematics = turned(trials, rows, to, way, self.encoding.origin)
-            else:
-                kinematics = self.space.edit(trials, rows, codes, seed)[1]
-            return self.encoded(kinematics, to, seed, plain)
+        way = sense(trials) if turn and self.navigator.centre_out() else None
+        if self.encoding is not None and way is not None:
+            return self.encoded(turned(trials, rows, to, way, self.encoding.origin), to, seed, plain)
         rates, kinematics = self.space.edit(trials, rows, codes, seed)
+        if self.encoding is not None:
+            return self.encoded(kinematics, to, seed, plain)
         if self.space.exact:
             return TrialSet(_drawn(rates, self.edited, seed, plain), rates, kinematics, to)
         rates = (rates * self.gain).astype(np.float32)
