@@ -43,7 +43,7 @@ class FactorManifest(Sealed):
     """The content of a factor model's ``manifest.json``."""
 
     format: Literal["bci_align.factors"] = "bci_align.factors"
-    version: Literal[1] = 1
+    version: Literal[3] = 3
     session: str = Field(description="name of the session that it was trained on")
     counts_sha256: str = Field(description="fingerprint of that session's counts")
     channels: tuple[str, ...] = Field(min_length=1, description="channel labels, in the order of the counts")
