@@ -61,6 +61,14 @@ def test_a_manifest_of_something_else_is_named(copy: Path) -> None:
         load_model(copy)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_model_from_before_is_refused(copy: Path, version: int) -> None:
+    """Version 1 had no dropout, which its configuration would now say it had; version 2 weighed a film's factors otherwise."""
+    _edit(copy, version=version)
+    with pytest.raises(InterpretationError, match=f"version.*{version}"):
+        load_model(copy)
+
+
 def test_an_unknown_key_is_named(copy: Path) -> None:
     _edit(copy, chanels=["a"])
     with pytest.raises(InterpretationError, match="unknown key 'chanels'; the nearest known key is 'channels'"):
