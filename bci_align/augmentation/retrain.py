@@ -19,6 +19,10 @@ from bci_align.session.types import Session
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Ridges tried, per bin, in squared units of features; real trials alone are given the same choice."""
 
+DRAWS, MOST = 4, 240
+"""Generated trials for each that the largest ratio asks for, together weighing what it asks for: fewer would bring in the scatter
+of their own spikes. And the most per target that are worth their time."""
+
 LEAST_SHARE = 0.25
 """Of the generated trials that the chosen ratio asks for: where the screen lets fewer through, none are taken."""
 
@@ -217,5 +221,5 @@ def augmented(
 
 
 def _count(config: RetrainConfig, real: int, targets: int) -> int:
-    """Generated trials per target: as many as the largest ratio asks for, but no more than are worth their time."""
-    return int(np.clip(np.ceil(max(config.ratios) * real / targets), 4, 60))
+    """Generated trials per target."""
+    return int(np.clip(np.ceil(DRAWS * max(config.ratios) * real / targets), DRAWS, MOST))

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.moments import Moments, as_wiener, lagged
-from bci_align.augmentation.retrain import Ground, Maker, augmented, choose, counts_in_noise
+from bci_align.augmentation.retrain import Ground, Made, Maker, augmented, choose, counts_in_noise
 from bci_align.augmentation.screen import screen
 from bci_align.augmentation.trials import TrialSet, cut
 from bci_align.config import RetrainConfig
@@ -95,6 +95,23 @@ def test_trials_that_help_are_taken(ground: Ground, cuts: TrialSet) -> None:
     weights, choice = augmented(ground, out, maker, maker, targets[:2], targets[:3], RetrainConfig(), 0)
     assert weights.shape == (LAGS * cuts.counts.shape[2] + 1, 2)
     assert [n for n, _ in seen] == ([3, 2] if choice.ratio else [3])
+
+
+def test_more_trials_are_drawn_than_the_largest_ratio_weighs(ground: Ground, cuts: TrialSet) -> None:
+    """The scatter of their own spikes is then smaller, and their weight the same."""
+    out, asked = np.arange(1, len(ground.trials), 2), cuts.conditions()[0][:2]
+    drawn = []
+
+    def maker(targets: np.ndarray, count: int, seed: int) -> tuple[TrialSet, dict[str, float]]:
+        drawn.append(count * len(targets))
+        return cuts.of(np.random.default_rng(seed).integers(len(cuts), size=drawn[-1])), {}
+
+    augmented(ground, out, maker, maker, asked, asked, RetrainConfig(ratios=(0.0, 2.0)), 0)
+    assert drawn[0] >= 4 * 2 * (len(ground.trials) - len(out))
+    made = ground.generated(cuts)
+    assert made is not None
+    every, many = np.arange(len(ground.trials)), Made(made.sums.plus(made.sums, 3.0), 4 * made.trials)
+    np.testing.assert_allclose(ground.fit(every, many, 0.5, 0.1), ground.fit(every, made, 0.5, 0.1), rtol=1e-5, atol=1e-7)
 
 
 def test_the_best_of_two_ratios_must_be_surer_than_one_alone(ground: Ground, cuts: TrialSet) -> None:
