@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bci_align.augmentation.trials import Array, Index, Scaler, TrialSet
+
+Floats = NDArray[np.float64]
+REACH_S = 0.2
+"""Seconds before and after a bin whose rates tell its kinematics, where codes are to tell them from rates alone."""
+READ_RIDGE = 0.1
+"""Of that read-out, per bin, in squared units of what it reads."""
+READ_SHARE = 0.1
+"""Variance of what it reads, in units of that of the rates, in the components that codes are."""
 
 
 class Space(Protocol):
@@ -31,10 +40,11 @@ class Space(Protocol):
 
 @dataclass(frozen=True)
 class LinearSpace:
-    """Principal components of whole trials (``PCA-20``) around the ``mean`` trial (T, C + K), in z-scores.
+    """Principal components of whole trials around the ``mean`` trial (T, C + K), in z-scores.
 
     ``loadings`` (L, T * (C + K)), one standard deviation each; ``projection`` (T * seen, L) gives codes of what the seen channels
-    are beyond the mean: over the training trials they have mean 0 and unit variance.
+    are beyond the mean: over the training trials they have mean 0 and unit variance. :meth:`fit` are components of what is seen
+    as it is (``PCA-20``), :meth:`reading` of rates in units of their noise and of the kinematics that they tell.
     """
 
     scaler: Scaler
@@ -49,17 +59,45 @@ class LinearSpace:
         scaler = scaler or Scaler.fit(trials)
         x = scaler.to(trials)
         mean = x.mean(0)
-        x = x - mean
+        seen = x.shape[2] if sees_kinematics else scaler.channels
+        flat = (x - mean)[..., :seen].reshape(len(x), -1)
+        vectors, rank = _components(flat, code)
+        return cls._of(scaler, x, mean, flat, vectors, rank, code)
+
+    @classmethod
+    def reading(cls, trials: TrialSet, code: int, bin_s: float, scaler: Scaler | None = None) -> LinearSpace:
+        """Fit codes that are read off rates alone, but so that they tell kinematics; bins of ``bin_s`` seconds.
+
+        Components of whole trials are fitted to few of them; a read-out that is the same in every bin is not. So these are of
+        square-root rates, whose Poisson noise is alike in all channels, beside the kinematics that a ridge reads off the rates
+        around each bin. All of it is linear: one projection.
+        """
+        scaler = scaler or Scaler.fit(trials)
+        x = scaler.to(trials)
+        mean = x.mean(0)
+        n, bins, _ = x.shape
+        unit = scaler.sd[: scaler.channels].astype(np.float64)
+        unit = np.tile(unit / np.sqrt(np.square(unit).mean()), bins)
+        seen = (x - mean)[..., : scaler.channels].astype(np.float64).reshape(n, -1)
+        read = unit[:, None] * _filter((seen * unit).reshape(n, bins, -1), (x - mean)[..., scaler.channels :], bin_s)
+        told = seen @ read
+        read *= np.sqrt(READ_SHARE * np.square(seen * unit).sum() / max(np.square(told).sum(), 1e-12))
+        vectors, rank = _components(np.concatenate([seen * unit, seen @ read], 1).astype(np.float32), code)
+        own = len(unit)
+        return cls._of(scaler, x, mean, seen, unit[:, None] * vectors[:own] + read @ vectors[own:], rank, code)
+
+    @classmethod
+    def _of(
+        cls, scaler: Scaler, x: Array, mean: Array, seen: Array | Floats, along: Array | Floats, rank: int, code: int
+    ) -> LinearSpace:
+        """Codes of what is ``seen`` (n, F) ``along`` (F, rank) directions, which are orthogonal over the trials."""
         n, bins, channels = x.shape
-        seen = channels if sees_kinematics else scaler.channels
-        flat = x[..., :seen].reshape(n, -1)
-        u, s, vt = np.linalg.svd(flat, full_matrices=False)
-        rank = min(code, n - 2, int((s > 1e-6 * s[0]).sum()))
-        projection = np.zeros((flat.shape[1], code), np.float32)
-        projection[:, :rank] = vt[:rank].T / s[:rank] * np.sqrt(n)
-        codes = u[:, :rank] * np.sqrt(n)
+        size = np.sqrt(np.square(seen @ along).mean(0))
+        projection = np.zeros((seen.shape[1], code), np.float32)
+        projection[:, :rank] = along / size
+        codes = (seen @ along / size).astype(np.float32)
         loadings = np.zeros((code, bins * channels), np.float32)
-        loadings[:rank] = codes.T @ x.reshape(n, -1) / n  # codes are orthogonal: the regression of the whole trial on them
+        loadings[:rank] = codes.T @ (x - mean).reshape(n, -1) / n  # orthogonal: the regression of the whole trial on them
         return cls(scaler, mean, projection, loadings)
 
     def encode(self, trials: TrialSet) -> Array:
@@ -74,3 +112,30 @@ class LinearSpace:
 
     def edit(self, trials: TrialSet, rows: Index, codes: Array, seed: int = 0) -> tuple[Array, Array]:
         return self.decode(codes, seed)  # what is beyond the components is not in the space
+
+
+def _components(flat: Array, most: int) -> tuple[Array, int]:
+    """Principal directions (F, rank) of the rows of ``flat`` (n, F), at most ``most``, and how many there are."""
+    _, s, vt = np.linalg.svd(flat, full_matrices=False)
+    rank = min(most, len(flat) - 2, int((s > 1e-6 * s[0]).sum()))
+    return vt[:rank].T, rank
+
+
+def _filter(x: Floats, y: Array, bin_s: float) -> Floats:
+    """Linear map (T * C, T * K) from trials ``x`` (n, T, C) to what a ridge over bins reads of ``y`` (n, T, K) off them.
+
+    The ridge is one for all bins and sees :data:`REACH_S` around each; bins beyond a trial's ends count as 0.
+    """
+    n, bins, channels = x.shape
+    reach = min(round(REACH_S / bin_s), bins - 1)
+    around = 2 * reach + 1
+    padded = np.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    design = np.concatenate([padded[:, i : i + bins] for i in range(around)], 2).reshape(n * bins, -1)
+    penalty = READ_RIDGE * len(design) * np.eye(design.shape[1])
+    weights = np.linalg.solve(design.T @ design + penalty, design.T @ y.reshape(n * bins, -1).astype(np.float64))
+    weights = weights.reshape(around, channels, -1)
+    out = np.zeros((bins, channels, bins, y.shape[2]))
+    for t in range(bins):
+        for i in range(max(reach - t, 0), min(around, bins + reach - t)):
+            out[t + i - reach, :, t] = weights[i]
+    return out.reshape(bins * channels, -1)

@@ -6,9 +6,10 @@ import torch
 
 from bci_align.augmentation import codes
 from bci_align.augmentation.codes import CodeSpace
+from bci_align.augmentation.measures import code_snr
 from bci_align.augmentation.mmd import mmd
 from bci_align.augmentation.model import Model
-from bci_align.augmentation.spaces import LinearSpace
+from bci_align.augmentation.spaces import REACH_S, READ_RIDGE, LinearSpace, _filter
 from bci_align.augmentation.trials import TrialSet
 from bci_align.models.code_denoiser import CodeDenoiser
 
@@ -97,6 +98,35 @@ def test_principal_components_reconstruct_what_they_are_of(cuts: TrialSet) -> No
     assert (tiny.encode(cuts)[:, 4:] == 0).all()
 
 
+def test_codes_that_read_kinematics_tell_more_of_trials_they_have_not_seen(cuts: TrialSet) -> None:
+    half = np.arange(len(cuts)) % 2 == 0
+    seen, unseen = cuts.of(half), cuts.of(~half)
+    spaces = LinearSpace.reading(seen, 6, 0.05), LinearSpace.fit(seen, 6, False)
+    reading, plain = (code_snr((s.encode(seen), seen.target), (s.encode(unseen), unseen.target)) for s in spaces)
+    assert reading > 1.05 * plain
+    c = spaces[0].encode(seen)
+    np.testing.assert_allclose(c.T @ c / len(c), np.eye(6), atol=0.02)
+    dark = replace(unseen, kinematics=np.zeros_like(unseen.kinematics))
+    np.testing.assert_array_equal(spaces[0].encode(dark), spaces[0].encode(unseen))
+    tiny = LinearSpace.reading(seen.of(np.arange(6)), 20, 0.05)
+    assert (tiny.encode(cuts)[:, 4:] == 0).all()
+
+
+def test_kinematics_are_read_off_the_rates_around_each_bin_and_no_others() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 12, 3))
+    padded = np.pad(x, ((0, 0), (2, 2), (0, 0)))
+    y = padded[:, 4:, :1] - 2 * padded[:, :-4, 2:] + 0.5 * x[..., 1:2]  # two bins after, two before, now
+    read = _filter(x, np.concatenate([y, -y], 2).astype(np.float32), REACH_S / 2).reshape(12, 3, 12, 2)
+    read = read.transpose(0, 2, 1, 3)  # (bin that is seen, bin that is told, channel, output)
+    bins = np.arange(12)
+    assert (read[np.abs(bins[:, None] - bins) > 2] == 0).all()
+    shrunk = 1 / (1 + READ_RIDGE)
+    np.testing.assert_allclose(read[bins[2:], bins[:-2], 0, 0], shrunk, rtol=0.1)
+    np.testing.assert_allclose(read[bins[:-2], bins[2:], 2, 1], 2 * shrunk, rtol=0.1)
+    np.testing.assert_allclose(read[bins, bins, 1, 0], 0.5 * shrunk, rtol=0.1)
+
+
 @pytest.mark.parametrize("sees", [True, False])
 def test_codes_are_of_what_a_trial_is_beyond_the_mean_trial(cuts: TrialSet, sees: bool) -> None:
     """The mean time course, the same in every trial, is in no component and must not be lost for it."""
@@ -120,7 +150,12 @@ def test_training_begins_at_the_mean_trial(cuts: TrialSet) -> None:
         mean = space.scaler.to(cuts).mean(0)
         np.testing.assert_allclose(net.mean(torch.zeros(1, TINY.code))[0].numpy(), mean, atol=1e-5)
         np.testing.assert_allclose(space.encode(cuts).mean(0), 0, atol=1e-3)
-        linear = LinearSpace.fit(cuts, TINY.code, sees, space.scaler)
+        width = (TINY.before_s + TINY.after_s) / cuts.rates.shape[1]
+        linear = (
+            LinearSpace.fit(cuts, TINY.code, scaler=space.scaler)
+            if sees
+            else LinearSpace.reading(cuts, TINY.code, width, space.scaler)
+        )
         np.testing.assert_allclose(space.encode(cuts), linear.encode(cuts), atol=1e-3)
 
 
