@@ -21,6 +21,8 @@ RIDGE = 1e-2
 STEPS = (-1.0, -2 / 3, -1 / 3, 0.0, 1 / 3, 2 / 3, 1.0)
 """Seven values of a traversal, in units of half the range of the target's coordinate."""
 READ_LAGS, READ_RIDGE = 6, 0.1
+HALVES = 16
+"""Random pairs of real trials' halves whose mean is the floor of realism: one pair's is two or three times another's."""
 
 
 def _ridge(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -122,8 +124,8 @@ def traversal(
 
     ``slope``: decoded change of the target over the change asked for (mean of both axes); ``linearity``: R2 of a line through the
     mean decoded values; ``unintended``: absolute change of all *other* variables, each in its standard deviation, summed, over
-    the change intended in its standard deviation; ``cosine``: |cosine| between the directions of target x and target y, start and
-    speed.
+    the change intended in its standard deviation, ``unintended, of the way gone`` over the decoded one; ``cosine``: |cosine|
+    between the directions of target x and target y, start and speed. What the task itself has of them: :func:`of_the_task`.
     """
     reader = Reader(trials)
     ends = ends_to_targets(reader, trials)
@@ -131,7 +133,7 @@ def traversal(
     codes = space.encode(trials.of(rows))
     names = [n for n, sd in zip(navigator.names, navigator.sd, strict=True) if np.isfinite(sd)]
     sd = dict(zip(navigator.names, navigator.sd, strict=True))
-    slopes, lines, stray = [], [], []
+    slopes, lines, stray, gone = [], [], [], []
     for name in [n for n in names if n.startswith("target")]:
         at = navigator.names.index(name)
         half = float(np.ptp(trials.target[:, int(at)]) / 2) if at < trials.target.shape[1] else 1.0
@@ -149,12 +151,44 @@ def traversal(
         other = sum(np.abs(np.array([v[n] - values[3][n] for v in values])).mean(1) / sd[n] for n in names if n != name)
         moved = np.abs(asked) / sd[name]
         stray.append(float(np.sum(other) / moved.sum()))
+        gone.append(stray[-1] / max(abs(float(slopes[-1])), 1e-12))
     return {
         "slope": float(np.mean(slopes)),
         "linearity": float(np.mean(lines)),
         "unintended": float(np.mean(stray)),
+        "unintended, of the way gone": float(np.mean(gone)),
         "cosine": direction_cosine(navigator),
     }
+
+
+def of_the_task(trials: TrialSet, before: int) -> dict[str, float]:
+    """What a faithful walk and faithful codes show of the task itself, under the names of :func:`traversal`.
+
+    ``unintended``: the change of speed alone if the walk's movements were as straight and as long in time as real ones and ended
+    at the moved targets, speed being proportional to the distance from start to target (least squares). ``cosine``: mean
+    |partial correlation| of the variables over the trials, which is the cosine in codes of unit covariance that hold nothing but
+    the variables.
+    """
+    values = variables(trials, before)
+    # the walk is in the target's units: where a movement begins and ends is told in them
+    kinematics = trials.kinematics.astype(np.float64)
+    slope, bias = _ridge(kinematics[:, -4:].mean(1), trials.target)
+    start = kinematics[:, : max(before, 1)].mean(1) @ slope + bias
+    far = np.linalg.norm(trials.target - start, axis=1)
+    per = float((values["speed"] @ far) / np.square(far).sum())
+    stray = []
+    for axis in np.flatnonzero(trials.target.std(0) > 1e-9):
+        half, unit = float(np.ptp(trials.target[:, axis]) / 2), np.eye(trials.target.shape[1])[axis]
+        changes = [
+            np.abs(np.linalg.norm(trials.target + step * half * unit - start, axis=1) - far).mean() * per for step in STEPS
+        ]
+        moved = np.abs(STEPS).sum() * half / trials.target[:, axis].std()
+        stray.append(float(np.sum(changes) / values["speed"].std() / moved))
+    v = np.stack([x for x in values.values() if x.std() > 1e-9 * max(float(np.abs(x).max()), 1e-300)], 1)
+    inverse = np.linalg.pinv(np.corrcoef(v.T))
+    size = np.sqrt(np.diag(inverse))
+    partial = np.abs(inverse / np.outer(size, size))[np.triu_indices(len(inverse), 1)]
+    return {"unintended": float(np.mean(stray)), "cosine": float(partial.mean())}
 
 
 def direction_cosine(navigator: Navigator) -> float:
@@ -200,6 +234,21 @@ def realism(made: Array, real: Array) -> dict[str, float]:
         "ISI mean RMSE": rmse([float(i1[k].mean() - i2[k].mean()) for k in both]),
         "ISI sd RMSE": rmse([float(i1[k].std() - i2[k].std()) for k in both]),
     }
+
+
+def floor_of_realism(real: Array, size: int, seed: int) -> dict[str, float]:
+    """:func:`realism` of ``size`` trials of ``real`` (n, T, C) against as many others, the mean of :data:`HALVES` random pairs.
+
+    Generated trials cannot be expected to be nearer. Where there are too few trials a half is half of them.
+    """
+    rng, size = np.random.default_rng(seed), min(size, len(real) // 2)
+    orders = [rng.permutation(len(real)) for _ in range(HALVES)]
+    return averaged([realism(real[o[:size]], real[o[size : 2 * size]]) for o in orders])
+
+
+def averaged(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of every measure."""
+    return {k: float(np.mean([f[k] for f in found])) for k in found[0]}
 
 
 def intervals(counts: Array) -> list[Floats]:

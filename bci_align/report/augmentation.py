@@ -55,9 +55,10 @@ def write(
     found["rate R2, median of held-out trials"] = float(np.nanmedian(measures.rate_r2(proof.space, unseen, proof.gain)))
     tell("report", 2, 4)
     found |= {f"traversal: {k}": v for k, v in measures.traversal(proof.space, proof.navigator, seen, before, seed).items()}
+    found |= {f"the task itself: {k}": v for k, v in measures.of_the_task(seen, before).items()}
     tell("report", 3, 4)
     made = proof.of_codes(proof.space.encode(unseen), unseen.target, seed)
-    floor = _floor(cuts, len(unseen), seed)
+    floor = measures.floor_of_realism(cuts.counts, len(unseen), seed)
     real = measures.realism(made.counts, unseen.counts)
     found |= {f"realism: {k}": v for k, v in real.items()}
     found |= {f"floor: {k}": v for k, v in floor.items()}
@@ -75,13 +76,6 @@ def write(
             (folder / f"{name}.png").write_bytes(png(drawn))
     tell("report", 4, 4)
     return {"measures": found, "figures": sorted(figures), "out": str(out)}
-
-
-def _floor(cuts: TrialSet, size: int, seed: int) -> dict[str, float]:
-    """Realism of real trials against as many other real ones: what cannot be undercut."""
-    order = np.random.default_rng(seed).permutation(len(cuts))
-    size = min(size, len(cuts) // 2)
-    return measures.realism(cuts.counts[order[:size]], cuts.counts[order[size : 2 * size]])
 
 
 def codes(generator: Generator, trials: TrialSet) -> Figure:

@@ -6,6 +6,7 @@ import pytest
 from bci_align.augmentation import measures
 from bci_align.augmentation.codes import CodeSpace
 from bci_align.augmentation.model import Model
+from bci_align.augmentation.navigate import Navigator, variables
 from bci_align.augmentation.spaces import LinearSpace
 from bci_align.augmentation.trials import TrialSet
 
@@ -66,6 +67,18 @@ def test_realism_is_small_for_halves_of_one_and_large_for_others() -> None:
     assert slow["ISI mean RMSE"] > 3 * floor["ISI mean RMSE"] and slow["ISI sd RMSE"] > 2 * floor["ISI sd RMSE"]
 
 
+def test_the_floor_of_realism_is_that_of_many_halves(cuts: TrialSet) -> None:
+    """One pair of halves may be alike by chance; the mean of many hardly depends on which they are."""
+    one, many = [], []
+    for seed in range(6):
+        order = np.random.default_rng(seed).permutation(len(cuts))
+        one.append(measures.realism(cuts.counts[order[:20]], cuts.counts[order[20:40]])["population KL"])
+        many.append(measures.floor_of_realism(cuts.counts, 20, seed)["population KL"])
+    assert np.std(many) < 0.6 * np.std(one)
+    assert min(one) < np.mean(many) < max(one)
+    assert np.isfinite(measures.floor_of_realism(cuts.counts, 10**6, 0)["population KL"])
+
+
 def test_intervals_spread_a_bin_s_spikes_evenly_and_stay_in_the_trial() -> None:
     counts = np.array([[[1], [0], [2]], [[0], [1], [0]]], np.float32)
     np.testing.assert_allclose(measures.intervals(counts)[0], [1.75, 0.5])
@@ -73,9 +86,45 @@ def test_intervals_spread_a_bin_s_spikes_evenly_and_stay_in_the_trial() -> None:
 
 def test_a_traversal_moves_what_it_should(model: Model, cuts: TrialSet) -> None:
     found = measures.traversal(model.full.space, model.full.navigator, cuts, 10, most=10)
-    assert set(found) == {"slope", "linearity", "unintended", "cosine"}
+    assert set(found) == {"slope", "linearity", "unintended", "unintended, of the way gone", "cosine"}
     assert 0.4 < found["slope"] < 1.4 and found["linearity"] > 0.9
     assert 0 <= found["cosine"] <= 1 and found["unintended"] > 0
+    # both axes are gone about as far
+    assert found["unintended, of the way gone"] == pytest.approx(found["unintended"] / found["slope"], rel=0.2)
+
+
+def test_the_task_itself_says_how_far_speed_follows_distance() -> None:
+    """Straight reaches of one duration from the middle, with speed as the distance: moved along x, |t + step| - |t| of it."""
+    rng = np.random.default_rng(0)
+    target = rng.uniform(-1, 1, (400, 2))
+    course = np.clip(np.arange(12) - 3, 0, 5)[None, :, None] / 5 * np.ones((1, 1, 2))
+    kinematics = (7 * course * target[:, None]).astype(np.float32)  # other units than the target's
+    rates = np.zeros((400, 12, 1), np.float32)
+    found = measures.of_the_task(TrialSet(rates, rates, kinematics, target), 3)
+    far = np.linalg.norm(target, axis=1)
+    change, moved = 0.0, 0.0
+    for step in np.array(measures.STEPS) * np.ptp(target[:, 0]) / 2:
+        change += np.abs(np.linalg.norm(target + np.array([step, 0]), axis=1) - far).mean() / far.std()
+        moved += abs(step) / target[:, 0].std()
+    assert found["unintended"] == pytest.approx(change / moved, rel=0.1)
+
+
+@pytest.mark.parametrize("tie", [0.0, 0.8])
+def test_the_cosine_of_codes_that_hold_the_variables_is_that_of_the_task(tie: float) -> None:
+    """Codes of unit covariance in which start and target lie entirely: nothing is left of the cosine but how they are tied."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(4000, 2))
+    target = tie * start + np.sqrt(1 - tie**2) * rng.normal(size=(4000, 2))
+    course = np.clip(np.arange(12) - 3, 0, 5)[None, :, None] / 5
+    kinematics = (start[:, None] + course * (target - start)[:, None]).astype(np.float32)
+    rates = np.zeros((4000, 12, 1), np.float32)
+    trials = TrialSet(rates, rates, kinematics, target)
+    values = np.stack(list(variables(trials, 3).values()), 1)
+    values = (values - values.mean(0)) @ rng.normal(size=(5, 5))
+    white = (values @ np.linalg.inv(np.linalg.cholesky(np.cov(values.T))).T).astype(np.float32)
+    found = measures.of_the_task(trials, 3)["cosine"]
+    assert found == pytest.approx(measures.direction_cosine(Navigator.fit(white, trials, 3)), abs=0.02)
+    assert (found > 0.1) == (tie > 0)
 
 
 def test_held_out_targets_are_read_off_codes(model: Model, cuts: TrialSet) -> None:
