@@ -152,7 +152,7 @@ def retraining_table(name: str, of: Sequence[retraining.Result]) -> list[tuple[s
                 m,
                 spread([r.asked for r in these]),
                 spread([r.others for r in these]) if others else "",
-                " ".join(f"{r.ratio:g}" for r in these),
+                " ".join(f"{r.ratio:.2g}" for r in these),
                 spread(kept) if kept else "-",
             )
         )

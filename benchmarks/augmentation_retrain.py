@@ -124,8 +124,10 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
         return found
 
     def run(method: str, make: Callable[[TrialSet], Maker]) -> Result:
-        weights, choice = augmented(ground, out, make(training), make(cuts), scene.asked, tried, settings, scene.seed)
-        return score(method, weights, choice)
+        return score(method, *refit(make(training), make(cuts)))
+
+    def refit(proof: Maker, full: Maker) -> tuple[Floats, Choice]:
+        return augmented(ground, out, proof, full, cuts.target, scene.asked, tried, settings, scene.seed)
 
     def encoding(real: TrialSet) -> Encoding:
         return Encoding.fit(real, before, s.bin_s)
@@ -148,7 +150,7 @@ def compare(scene: Scene, earlier: Session, config: AugmentConfig, settings: Ret
         return rivals.train_vae(t, config, scene.seed, size)
 
     never = Choice(0.0, 0.0, {}, 0.0, 0.0)
-    weights, choice = augmented(ground, out, _nothing(training), _nothing(cuts), scene.asked, tried, settings, scene.seed)
+    weights, choice = refit(_nothing(training), _nothing(cuts))
     results = [score(REAL, weights, choice)]
     for name, plain in rivals.PLAIN.items():
         results.append(run(name, lambda real, plain=plain: _plain(plain, real)))  # type: ignore[misc]

@@ -132,6 +132,6 @@ def _with_model(
     tell("generation", 0, 2)
     proof = screened(model.proof, model.start(training), training, config)
     full = screened(model.full, model.start(cuts), cuts, config)
-    weights, choice = augmented(ground, model.held_out, proof, full, wanted, tried, config, seed)
+    weights, choice = augmented(ground, model.held_out, proof, full, cuts.target, wanted, tried, config, seed)
     tell("generation", 2, 2)
     return weights, choice

@@ -34,6 +34,8 @@ Featured = Callable[[NDArray[np.float32], Sequence[int]], Floats]
 class Choice:
     """How many generated trials per real one, and which ridge; ``table`` has R2 (%) on the held-out trials by ratio.
 
+    The ratio that was used may be smaller than the one that was proved (:func:`carried_over`).
+
     ``gain`` and ``error``: mean of the held-out trials' paired gain of the best ratio over no generated trials, and its standard
     error, in shares of the variance. ``yields``: share of generated trials that passed each test; of those that were used, or,
     with none, of those that the decision was made on. ``used``: generated trials that the decoder was fitted on. ``reason``: why
@@ -183,6 +185,16 @@ def counts_in_noise(counts: NDArray[np.float32], rows: Index) -> Featured:
     return features
 
 
+def carried_over(ratio: float, targets: Floats, real: Floats, proved_beside: int) -> float:
+    """Give the ratio beside all trials, of ``real`` targets (n, D), that is worth what ``ratio`` was beside ``proved_beside``.
+
+    Beside real trials of their own target generated ones are a prior, worth so many trials however many real ones there are:
+    their ratio falls as the real trials grow more. For ``targets`` (m, D) without real trials it is their share that was proved.
+    """
+    seen = (np.abs(targets[:, None] - real[None]).max(2) < 1e-6).any(1).mean()
+    return float(ratio * (1 - seen * (1 - proved_beside / len(real))))
+
+
 Maker = Callable[[NDArray[np.float64], int, int], tuple[TrialSet, dict[str, float]]]
 """``(targets (m, D), count per target, seed) -> trials``, those that passed the screen, and each test's yield."""
 
@@ -192,16 +204,18 @@ def augmented(
     held_out: Index,
     proof: Maker,
     full: Maker,
-    targets: NDArray[np.float64],
-    proof_targets: NDArray[np.float64],
+    real: Floats,
+    targets: Floats,
+    proof_targets: Floats,
     config: RetrainConfig,
     seed: int,
 ) -> tuple[Floats, Choice]:
     """Weights of the decoder refitted on all real trials with as many generated ones as ``held_out`` trials say, and that choice.
 
-    ``proof`` has not seen the ``held_out`` trials (indices among the ground's), makes trials for ``proof_targets`` (those that it
-    is tried on) and decides the ratio; ``full`` then makes those for ``targets`` (m, D). Where its screen lets through less than
-    :data:`LEAST_SHARE` of what that ratio asks for, none are used, and the choice says so.
+    ``real`` (n, D) are the targets of the ground's trials. ``proof`` has not seen the ``held_out`` ones (indices among them),
+    makes trials for ``proof_targets`` (those that it is tried on) and decides the ratio; ``full`` then makes those for
+    ``targets`` (m, D), weighed as :func:`carried_over` says. Where its screen lets through less than :data:`LEAST_SHARE` of what
+    that asks for, none are used, and the choice says so.
     """
     every = np.arange(len(ground.trials))
     training = np.setdiff1d(every, held_out)
@@ -209,6 +223,7 @@ def augmented(
     choice = choose(ground, training, held_out, ground.generated(made), config, yields)
     if choice.ratio == 0:
         return ground.fit(every, None, 0.0, choice.ridge), choice
+    choice = replace(choice, ratio=carried_over(choice.ratio, targets, real, len(training)))
     trials, yields = full(targets, _count(config, len(every), len(targets)), seed + 1)
     asked = choice.ratio * len(every)
     if len(trials) < max(LEAST_SHARE * asked, 1):

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from bci_align.augmentation.model import Model
 from bci_align.augmentation.moments import Moments, as_wiener, lagged
-from bci_align.augmentation.retrain import Ground, Made, Maker, augmented, choose, counts_in_noise
+from bci_align.augmentation.retrain import Ground, Made, Maker, augmented, carried_over, choose, counts_in_noise
 from bci_align.augmentation.screen import screen
 from bci_align.augmentation.trials import TrialSet, cut
 from bci_align.config import RetrainConfig
@@ -92,7 +92,7 @@ def test_trials_that_help_are_taken(ground: Ground, cuts: TrialSet) -> None:
     found = choose(ground, few, out, ground.generated(rest), RetrainConfig(), {})
     assert found.ratio > 0 and found.gain > found.error > 0
     targets = cuts.conditions()[0]
-    weights, choice = augmented(ground, out, maker, maker, targets[:2], targets[:3], RetrainConfig(), 0)
+    weights, choice = augmented(ground, out, maker, maker, cuts.target, targets[:2], targets[:3], RetrainConfig(), 0)
     assert weights.shape == (LAGS * cuts.counts.shape[2] + 1, 2)
     assert [n for n, _ in seen] == ([3, 2] if choice.ratio else [3])
 
@@ -106,7 +106,7 @@ def test_more_trials_are_drawn_than_the_largest_ratio_weighs(ground: Ground, cut
         drawn.append(count * len(targets))
         return cuts.of(np.random.default_rng(seed).integers(len(cuts), size=drawn[-1])), {}
 
-    augmented(ground, out, maker, maker, asked, asked, RetrainConfig(ratios=(0.0, 2.0)), 0)
+    augmented(ground, out, maker, maker, cuts.target, asked, asked, RetrainConfig(ratios=(0.0, 2.0)), 0)
     assert drawn[0] >= 4 * 2 * (len(ground.trials) - len(out))
     made = ground.generated(cuts)
     assert made is not None
@@ -140,10 +140,10 @@ def test_a_screen_that_lets_too_few_through_is_told_and_none_are_used(ground: Gr
     def giving(trials: TrialSet, kept: float) -> Maker:
         return lambda targets, count, seed: (trials, {"kept": kept})
 
-    targets = cuts.conditions()[0]
+    targets, elsewhere = cuts.conditions()[0], np.full((len(places), 2), 1e3)
     for some, n in ((rest.of(np.zeros(0, np.intp)), 0), (rest.of(np.arange(1)), 1), (rest, len(rest))):
         weights, choice = augmented(
-            part, held, giving(rest, 0.9), giving(some, 0.1), targets, targets, RetrainConfig(ratios=(1,)), 0
+            part, held, giving(rest, 0.9), giving(some, 0.1), elsewhere, targets, targets, RetrainConfig(ratios=(1,)), 0
         )
         assert choice.yields == {"kept": 0.1}
         if n > 1:
@@ -152,6 +152,33 @@ def test_a_screen_that_lets_too_few_through_is_told_and_none_are_used(ground: Gr
         assert (choice.ratio, choice.used) == (0.0, 0)
         assert choice.reason.startswith(f"{n} passed the screen, fewer than a quarter of the {len(places)} that")
         np.testing.assert_array_equal(weights, part.fit(np.arange(len(places)), None, 0.0, choice.ridge))
+
+
+def test_beside_real_trials_of_their_targets_generated_ones_weigh_as_much_however_many_those_are(
+    ground: Ground, cuts: TrialSet
+) -> None:
+    targets = cuts.conditions()[0]
+    real = np.repeat(targets[2:], 4, 0)
+    assert carried_over(2.0, targets[2:], real, len(real) // 4) == pytest.approx(0.5)
+    assert carried_over(2.0, targets[:2], real, len(real) // 4) == pytest.approx(2.0)  # no real trials: their share counts
+    assert carried_over(2.0, targets[1:3], real, len(real) // 4) == pytest.approx(1.25)
+    # and that is what the decoder is fitted with
+    every = np.arange(len(ground.trials))
+    out, few = every[::2], every[1::2][:4]
+    rest = cuts.of(np.setdiff1d(every[1::2], few))
+    part = copy.copy(ground)
+    places = np.concatenate([few, out])
+    part.trials, part._sums = ground.trials[places], {}
+    part.designs, part.truths = ([a[i] for i in places] for a in (ground.designs, ground.truths))
+    held, known = np.arange(len(few), len(places)), cuts.of(places).target
+
+    def maker(targets: np.ndarray, count: int, seed: int) -> tuple[TrialSet, dict[str, float]]:
+        return rest, {}
+
+    weights, choice = augmented(part, held, maker, maker, known, known[:1], targets, RetrainConfig(ratios=(1,)), 0)
+    assert choice.ratio == pytest.approx(len(few) / len(places))
+    made = part.generated(rest)
+    np.testing.assert_allclose(weights, part.fit(np.arange(len(places)), made, choice.ratio, choice.ridge))
 
 
 def test_no_generated_trial_weighs_more_than_a_real_one(ground: Ground, cuts: TrialSet) -> None:
