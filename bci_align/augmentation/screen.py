@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bci_align.augmentation.moments import Moments, lagged, windows_as_stream
 from bci_align.augmentation.navigate import Navigator
-from bci_align.augmentation.trials import Array, TrialSet, joined
+from bci_align.augmentation.trials import Array, TrialSet
 from bci_align.config import RetrainConfig
 
 Floats = NDArray[np.float64]
@@ -39,8 +39,9 @@ def screen(
 
     *Ensemble*: ``members`` ridge decoders, each of its own random half of the channels (the decoder that is to be retrained is
     never among them), fitted on the real trials and the *other* half of the generated ones, so that none judges a trial it has
-    seen, and so that a target without real trials is not refused for being new. A trial passes if the members' mean decoding errs
-    by at most ``tolerance`` standard deviations of the kinematics.
+    seen, and so that a target without real trials is not refused for being new; however many are generated, they weigh no more
+    than the real ones, lest they be judged by each other alone. A trial passes if the members' mean decoding errs by at most
+    ``tolerance`` standard deviations of the kinematics.
     *Range*: spikes per bin over the array between the least and the most of the real trials, and the kinematics' extent no larger
     than the largest, both with a quarter to spare. *Support*: the code's distance from its target's mean code is one that
     training trials have.
@@ -74,12 +75,16 @@ def _ensemble(generated: TrialSet, real: TrialSet, config: RetrainConfig, rng: n
     decoded = np.zeros(generated.kinematics.shape)
     for _ in range(config.members):
         some = rng.permutation(channels)[: max(channels // 2, 1)]
+        by = Moments.of(*_design(real, some))
         for side in (0, 1):
             judged = half == side
             if not judged.any():
                 continue
-            fitted = joined(real, generated.of(~judged)) if (~judged).any() else real
-            weights = Moments.of(*_design(fitted, some)).solve(RIDGE)
+            sums = by
+            if (~judged).any():
+                others = Moments.of(*_design(generated.of(~judged), some))
+                sums = by.plus(others, min(1.0, by.bins / others.bins))
+            weights = sums.solve(RIDGE)
             decoded[judged] += (_design(generated.of(judged), some)[0] @ weights).reshape(*generated.kinematics[judged].shape)
     error = (decoded / config.members - generated.kinematics) / scale
     ok: NDArray[np.bool_] = np.sqrt(np.square(error[:, LAGS:]).mean((1, 2))) <= config.tolerance

@@ -228,6 +228,18 @@ def test_the_screen_stops_wrong_labels_wild_activity_and_foreign_codes(model: Mo
     assert kept(made, codes + np.float32(30))[1]["support"] == 0
 
 
+def test_the_screen_stops_wrong_labels_however_many_trials_have_them(model: Model, cuts: TrialSet) -> None:
+    """All labels turned by a right angle: generated trials that only judge each other agree."""
+    nav, config, yields = model.full.navigator, RetrainConfig(), []
+    for times in (2, 12):
+        count = max(times * len(cuts) // len(cuts.conditions()[0]), 1)
+        made, codes = model.full.towards(cuts, cuts.conditions()[0], count, 0)
+        turned = np.stack([-made.kinematics[..., 1], made.kinematics[..., 0]], 2)
+        found = screen(replace(made, kinematics=turned), codes, nav, cuts, config, np.random.default_rng(0))
+        yields.append(found.yields["ensemble"])
+    assert yields[1] < yields[0] + 0.05 < 0.8
+
+
 def test_features_are_counts_in_units_of_their_noise() -> None:
     counts = np.random.default_rng(0).poisson([0.5, 8.0], (4000, 2)).astype(np.float32)
     empty: Sequence[int] = ()
