@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 RIDGE = 1e-2
 STEPS = (-1.0, -2 / 3, -1 / 3, 0.0, 1 / 3, 2 / 3, 1.0)
 """Seven values of a traversal, in units of half the range of the target's coordinate."""
+LEAST_SLOPE = 0.1
+"""Of a traversal, for what it changes to be said per way gone."""
 READ_LAGS, READ_RIDGE = 6, 0.1
 HALVES = 16
 """Random pairs of real trials' halves whose mean is the floor of realism: one pair's is two or three times another's."""
@@ -124,8 +126,9 @@ def traversal(
 
     ``slope``: decoded change of the target over the change asked for (mean of both axes); ``linearity``: R2 of a line through the
     mean decoded values; ``unintended``: absolute change of all *other* variables, each in its standard deviation, summed, over
-    the change intended in its standard deviation, ``unintended, of the way gone`` over the decoded one; ``cosine``: |cosine|
-    between the directions of target x and target y, start and speed. What the task itself has of them: :func:`of_the_task`.
+    the change intended in its standard deviation, ``unintended, of the way gone`` the same over ``slope`` (NaN below a tenth, of
+    walks that hardly go anywhere); ``cosine``: |cosine| between the directions of target x and target y, start and speed. What
+    the task itself has of them: :func:`of_the_task`.
     """
     reader = Reader(trials)
     ends = ends_to_targets(reader, trials)
@@ -133,7 +136,7 @@ def traversal(
     codes = space.encode(trials.of(rows))
     names = [n for n, sd in zip(navigator.names, navigator.sd, strict=True) if np.isfinite(sd)]
     sd = dict(zip(navigator.names, navigator.sd, strict=True))
-    slopes, lines, stray, gone = [], [], [], []
+    slopes, lines, stray = [], [], []
     for name in [n for n in names if n.startswith("target")]:
         at = navigator.names.index(name)
         half = float(np.ptp(trials.target[:, int(at)]) / 2) if at < trials.target.shape[1] else 1.0
@@ -151,23 +154,24 @@ def traversal(
         other = sum(np.abs(np.array([v[n] - values[3][n] for v in values])).mean(1) / sd[n] for n in names if n != name)
         moved = np.abs(asked) / sd[name]
         stray.append(float(np.sum(other) / moved.sum()))
-        gone.append(stray[-1] / max(abs(float(slopes[-1])), 1e-12))
+    slope = float(np.mean(slopes))
     return {
-        "slope": float(np.mean(slopes)),
+        "slope": slope,
         "linearity": float(np.mean(lines)),
         "unintended": float(np.mean(stray)),
-        "unintended, of the way gone": float(np.mean(gone)),
+        "unintended, of the way gone": float(np.mean(stray)) / slope if slope > LEAST_SLOPE else float("nan"),
         "cosine": direction_cosine(navigator),
     }
 
 
 def of_the_task(trials: TrialSet, before: int) -> dict[str, float]:
-    """What a faithful walk and faithful codes show of the task itself, under the names of :func:`traversal`.
+    """What a walk and codes would show that knew the task alone, under the names of :func:`traversal`.
 
-    ``unintended``: the change of speed alone if the walk's movements were as straight and as long in time as real ones and ended
-    at the moved targets, speed being proportional to the distance from start to target (least squares). ``cosine``: mean
-    |partial correlation| of the variables over the trials, which is the cosine in codes of unit covariance that hold nothing but
-    the variables.
+    ``unintended``: the change of speed alone if the walk's movements were straight, took as long as the trials' own and ended at
+    the moved targets, so that speed is proportional to the distance from start to target (least squares). Trials of one distance
+    cannot show that it is; ``speed by distance`` is the R2 of that line over them. ``cosine``: mean |partial correlation| of the
+    variables over the trials, which is the cosine in codes of unit covariance that hold nothing but the variables; codes that
+    hold noise, too, may have less.
     """
     values = variables(trials, before)
     # the walk is in the target's units: where a movement begins and ends is told in them
@@ -177,7 +181,7 @@ def of_the_task(trials: TrialSet, before: int) -> dict[str, float]:
     far = np.linalg.norm(trials.target - start, axis=1)
     per = float((values["speed"] @ far) / np.square(far).sum())
     stray = []
-    for axis in np.flatnonzero(trials.target.std(0) > 1e-9):
+    for axis in np.flatnonzero(trials.target.std(0) > 1e-9 * max(float(np.abs(trials.target).max()), 1e-300)):
         half, unit = float(np.ptp(trials.target[:, axis]) / 2), np.eye(trials.target.shape[1])[axis]
         changes = [
             np.abs(np.linalg.norm(trials.target + step * half * unit - start, axis=1) - far).mean() * per for step in STEPS
@@ -185,10 +189,15 @@ def of_the_task(trials: TrialSet, before: int) -> dict[str, float]:
         moved = np.abs(STEPS).sum() * half / trials.target[:, axis].std()
         stray.append(float(np.sum(changes) / values["speed"].std() / moved))
     v = np.stack([x for x in values.values() if x.std() > 1e-9 * max(float(np.abs(x).max()), 1e-300)], 1)
-    inverse = np.linalg.pinv(np.corrcoef(v.T))
+    inverse = np.linalg.pinv(np.atleast_2d(np.corrcoef(v.T)))
     size = np.sqrt(np.diag(inverse))
     partial = np.abs(inverse / np.outer(size, size))[np.triu_indices(len(inverse), 1)]
-    return {"unintended": float(np.mean(stray)), "cosine": float(partial.mean())}
+    left = np.square(values["speed"] - per * far).mean() / max(values["speed"].var(), 1e-300)
+    return {
+        "unintended": float(np.mean(stray)) if stray else float("nan"),
+        "cosine": float(partial.mean()) if len(partial) else float("nan"),
+        "speed by distance": float(1 - left),
+    }
 
 
 def direction_cosine(navigator: Navigator) -> float:
@@ -247,8 +256,9 @@ def floor_of_realism(real: Array, size: int, seed: int) -> dict[str, float]:
 
 
 def averaged(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of every measure."""
-    return {k: float(np.mean([f[k] for f in found])) for k in found[0]}
+    """Mean of every measure, over those ``found`` in which it is known (NaN where it never is)."""
+    known = {k: [f[k] for f in found if not np.isnan(f[k])] for k in found[0]}
+    return {k: float(np.mean(v)) if v else float("nan") for k, v in known.items()}
 
 
 def intervals(counts: Array) -> list[Floats]:

@@ -13,6 +13,8 @@ from bci_align.augmentation.trials import Array, Index, Scaler, TrialSet
 Floats = NDArray[np.float64]
 REACH_S = 0.2
 """Seconds before and after a bin whose rates tell its kinematics, where codes are to tell them from rates alone."""
+TAPS = 17
+"""Bins at most that are read: of finer ones those that are as far apart, since rates are smooth."""
 READ_RIDGE = 0.1
 """Of that read-out, per bin, in squared units of what it reads."""
 READ_SHARE = 0.1
@@ -79,12 +81,15 @@ class LinearSpace:
         unit = scaler.sd[: scaler.channels].astype(np.float64)
         unit = np.tile(unit / np.sqrt(np.square(unit).mean()), bins)
         seen = (x - mean)[..., : scaler.channels].astype(np.float64).reshape(n, -1)
-        read = unit[:, None] * _filter((seen * unit).reshape(n, bins, -1), (x - mean)[..., scaler.channels :], bin_s)
-        told = seen @ read
-        read *= np.sqrt(READ_SHARE * np.square(seen * unit).sum() / max(np.square(told).sum(), 1e-12))
-        vectors, rank = _components(np.concatenate([seen * unit, seen @ read], 1).astype(np.float32), code)
-        own = len(unit)
-        return cls._of(scaler, x, mean, seen, unit[:, None] * vectors[:own] + read @ vectors[own:], rank, code)
+        x_seen = (seen * unit).reshape(n, bins, -1)
+        offsets = _offsets(bins, bin_s)
+        weights = _read_out(x_seen, (x - mean)[..., scaler.channels :], offsets)
+        told = _told(x_seen, weights, offsets).reshape(n, -1)
+        share = np.sqrt(READ_SHARE * np.square(x_seen).sum() / max(np.square(told).sum(), 1e-12))
+        vectors, rank = _components(np.concatenate([seen * unit, share * told], 1).astype(np.float32), code)
+        own = seen.shape[1]
+        of_told = _back(share * vectors[own:].reshape(bins, -1, rank), weights, offsets).reshape(own, rank)
+        return cls._of(scaler, x, mean, seen, unit[:, None] * (vectors[:own] + of_told), rank, code)
 
     @classmethod
     def _of(
@@ -121,21 +126,37 @@ def _components(flat: Array, most: int) -> tuple[Array, int]:
     return vt[:rank].T, rank
 
 
-def _filter(x: Floats, y: Array, bin_s: float) -> Floats:
-    """Linear map (T * C, T * K) from trials ``x`` (n, T, C) to what a ridge over bins reads of ``y`` (n, T, K) off them.
-
-    The ridge is one for all bins and sees :data:`REACH_S` around each; bins beyond a trial's ends count as 0.
-    """
-    n, bins, channels = x.shape
+def _offsets(bins: int, bin_s: float) -> list[int]:
+    """Bins around each that are read, at most :data:`TAPS` and no farther than :data:`REACH_S`."""
     reach = min(round(REACH_S / bin_s), bins - 1)
-    around = 2 * reach + 1
-    padded = np.pad(x, ((0, 0), (reach, reach), (0, 0)))
-    design = np.concatenate([padded[:, i : i + bins] for i in range(around)], 2).reshape(n * bins, -1)
+    step = max(-(-2 * reach // (TAPS - 1)), 1)
+    return list(range(-(reach // step) * step, reach + 1, step))
+
+
+def _shifted(x: Floats, by: int, axis: int) -> Floats:
+    """``x`` such that bin t of ``axis`` is what bin t + ``by`` was; bins beyond the ends count as 0."""
+    x = np.moveaxis(x, axis, 0)
+    out = np.zeros_like(x)
+    out[max(-by, 0) : len(x) - max(by, 0)] = x[max(by, 0) : len(x) - max(-by, 0)]
+    return np.moveaxis(out, 0, axis)
+
+
+def _read_out(x: Floats, y: Array, offsets: list[int]) -> Floats:
+    """Weights (offsets, C, K) of a ridge, the same for all bins, that reads ``y`` (n, T, K) off ``x`` (n, T, C) around each."""
+    n, bins, channels = x.shape
+    design = np.concatenate([_shifted(x, o, 1) for o in offsets], 2).reshape(n * bins, -1)
     penalty = READ_RIDGE * len(design) * np.eye(design.shape[1])
     weights = np.linalg.solve(design.T @ design + penalty, design.T @ y.reshape(n * bins, -1).astype(np.float64))
-    weights = weights.reshape(around, channels, -1)
-    out = np.zeros((bins, channels, bins, y.shape[2]))
-    for t in range(bins):
-        for i in range(max(reach - t, 0), min(around, bins + reach - t)):
-            out[t + i - reach, :, t] = weights[i]
-    return out.reshape(bins * channels, -1)
+    return weights.reshape(len(offsets), channels, -1)
+
+
+def _told(x: Floats, weights: Floats, offsets: list[int]) -> Floats:
+    """What the read-out tells (n, T, K) of ``x`` (n, T, C)."""
+    return np.asarray(sum(_shifted(x, o, 1) @ w for o, w in zip(offsets, weights, strict=True)))
+
+
+def _back(v: Floats, weights: Floats, offsets: list[int]) -> Floats:
+    """The transpose of :func:`_told`: directions (T, C, L) of ``x`` along which it tells ``v`` (T, K, L)."""
+    return np.asarray(
+        sum(np.einsum("ck,tkl->tcl", w, _shifted(v, -o, 0), optimize=True) for o, w in zip(offsets, weights, strict=True))
+    )

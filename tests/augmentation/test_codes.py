@@ -9,7 +9,7 @@ from bci_align.augmentation.codes import CodeSpace
 from bci_align.augmentation.measures import code_snr
 from bci_align.augmentation.mmd import mmd
 from bci_align.augmentation.model import Model
-from bci_align.augmentation.spaces import REACH_S, READ_RIDGE, LinearSpace, _filter
+from bci_align.augmentation.spaces import REACH_S, READ_RIDGE, LinearSpace, _back, _offsets, _read_out, _told
 from bci_align.augmentation.trials import TrialSet
 from bci_align.models.code_denoiser import CodeDenoiser
 
@@ -98,12 +98,17 @@ def test_principal_components_reconstruct_what_they_are_of(cuts: TrialSet) -> No
     assert (tiny.encode(cuts)[:, 4:] == 0).all()
 
 
-def test_codes_that_read_kinematics_tell_more_of_trials_they_have_not_seen(cuts: TrialSet) -> None:
+def test_codes_that_read_kinematics_tell_more_of_trials_they_have_not_seen(
+    cuts: TrialSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     half = np.arange(len(cuts)) % 2 == 0
     seen, unseen = cuts.of(half), cuts.of(~half)
-    spaces = LinearSpace.reading(seen, 6, 0.05), LinearSpace.fit(seen, 6, False)
-    reading, plain = (code_snr((s.encode(seen), seen.target), (s.encode(unseen), unseen.target)) for s in spaces)
-    assert reading > 1.05 * plain
+    spaces = [LinearSpace.reading(seen, 6, 0.05), LinearSpace.fit(seen, 6, False)]
+    with monkeypatch.context() as patch:
+        patch.setattr("bci_align.augmentation.spaces.READ_SHARE", 1e-9)
+        spaces.append(LinearSpace.reading(seen, 6, 0.05))
+    reading, plain, noise = (code_snr((s.encode(seen), seen.target), (s.encode(unseen), unseen.target)) for s in spaces)
+    assert reading > 1.05 * noise > 1.05**2 * plain  # both what is read and units of noise have their part
     c = spaces[0].encode(seen)
     np.testing.assert_allclose(c.T @ c / len(c), np.eye(6), atol=0.02)
     dark = replace(unseen, kinematics=np.zeros_like(unseen.kinematics))
@@ -117,14 +122,25 @@ def test_kinematics_are_read_off_the_rates_around_each_bin_and_no_others() -> No
     x = rng.normal(size=(400, 12, 3))
     padded = np.pad(x, ((0, 0), (2, 2), (0, 0)))
     y = padded[:, 4:, :1] - 2 * padded[:, :-4, 2:] + 0.5 * x[..., 1:2]  # two bins after, two before, now
-    read = _filter(x, np.concatenate([y, -y], 2).astype(np.float32), REACH_S / 2).reshape(12, 3, 12, 2)
-    read = read.transpose(0, 2, 1, 3)  # (bin that is seen, bin that is told, channel, output)
-    bins = np.arange(12)
-    assert (read[np.abs(bins[:, None] - bins) > 2] == 0).all()
-    shrunk = 1 / (1 + READ_RIDGE)
-    np.testing.assert_allclose(read[bins[2:], bins[:-2], 0, 0], shrunk, rtol=0.1)
-    np.testing.assert_allclose(read[bins[:-2], bins[2:], 2, 1], 2 * shrunk, rtol=0.1)
-    np.testing.assert_allclose(read[bins, bins, 1, 0], 0.5 * shrunk, rtol=0.1)
+    y = np.concatenate([y, -y], 2)
+    offsets = _offsets(12, REACH_S / 2)
+    assert offsets == [-2, -1, 0, 1, 2]
+    weights = _read_out(x, y.astype(np.float32), offsets)
+    true = np.zeros((5, 3, 2))
+    true[4, 0], true[0, 2], true[2, 1] = (1, -1), (-2, 2), (0.5, -0.5)
+    np.testing.assert_allclose(weights, true / (1 + READ_RIDGE), atol=0.1)
+    np.testing.assert_allclose(_told(x, true, offsets), y, atol=1e-9)
+    v = rng.normal(size=(12, 2, 4))  # and the way back is its transpose, at the ends of a trial, too
+    np.testing.assert_allclose(
+        np.einsum("ntk,tkl->nl", _told(x, true, offsets), v), np.einsum("ntc,tcl->nl", x, _back(v, true, offsets))
+    )
+
+
+@pytest.mark.parametrize(("bins", "bin_s", "most"), [(340, 0.005, 40), (1700, 0.001, 200), (5, 0.02, 4), (4, 0.5, 0)])
+def test_fine_bins_are_not_all_read(bins: int, bin_s: float, most: int) -> None:
+    offsets = _offsets(bins, bin_s)
+    assert len(offsets) <= 17 and len(offsets) % 2 == 1 and offsets == [-o for o in reversed(offsets)]
+    assert 0.8 * most <= offsets[-1] <= most
 
 
 @pytest.mark.parametrize("sees", [True, False])

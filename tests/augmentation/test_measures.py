@@ -79,6 +79,22 @@ def test_the_floor_of_realism_is_that_of_many_halves(cuts: TrialSet) -> None:
     assert np.isfinite(measures.floor_of_realism(cuts.counts, 10**6, 0)["population KL"])
 
 
+def test_halves_have_no_trial_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+
+    def seen(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+        pairs.append((set(one[:, 0, 0]), set(other[:, 0, 0])))
+        return {"x": float(len(pairs))}
+
+    monkeypatch.setattr(measures, "realism", seen)
+    number = np.arange(30, dtype=np.float32)[:, None, None] * np.ones((1, 4, 2), np.float32)
+    assert measures.floor_of_realism(number, 10, 0)["x"] == pytest.approx((1 + measures.HALVES) / 2)
+    assert all(len(a) == len(b) == 10 and not a & b for a, b in pairs)
+    assert len({tuple(sorted(a)) for a, _ in pairs}) == measures.HALVES
+    assert np.isnan(measures.averaged([{"x": float("nan")}, {"x": float("nan")}])["x"])
+    assert measures.averaged([{"x": float("nan")}, {"x": 2.0}])["x"] == 2
+
+
 def test_intervals_spread_a_bin_s_spikes_evenly_and_stay_in_the_trial() -> None:
     counts = np.array([[[1], [0], [2]], [[0], [1], [0]]], np.float32)
     np.testing.assert_allclose(measures.intervals(counts)[0], [1.75, 0.5])
@@ -89,24 +105,36 @@ def test_a_traversal_moves_what_it_should(model: Model, cuts: TrialSet) -> None:
     assert set(found) == {"slope", "linearity", "unintended", "unintended, of the way gone", "cosine"}
     assert 0.4 < found["slope"] < 1.4 and found["linearity"] > 0.9
     assert 0 <= found["cosine"] <= 1 and found["unintended"] > 0
-    # both axes are gone about as far
-    assert found["unintended, of the way gone"] == pytest.approx(found["unintended"] / found["slope"], rel=0.2)
+    assert found["unintended, of the way gone"] == pytest.approx(found["unintended"] / found["slope"])
+    still = replace(model.full.navigator, directions=np.zeros_like(model.full.navigator.directions))
+    assert np.isnan(measures.traversal(model.full.space, still, cuts, 10, most=10)["unintended, of the way gone"])
 
 
 def test_the_task_itself_says_how_far_speed_follows_distance() -> None:
-    """Straight reaches of one duration from the middle, with speed as the distance: moved along x, |t + step| - |t| of it."""
+    """Straight reaches of one duration, with speed as the distance from where they start: what moving either target axis does."""
     rng = np.random.default_rng(0)
-    target = rng.uniform(-1, 1, (400, 2))
-    course = np.clip(np.arange(12) - 3, 0, 5)[None, :, None] / 5 * np.ones((1, 1, 2))
-    kinematics = (7 * course * target[:, None]).astype(np.float32)  # other units than the target's
+    start, target = rng.normal(2, 1, (400, 2)), rng.uniform(-1, 1, (400, 2)) * (1, 3)
+    course = np.clip(np.arange(12) - 3, 0, 5)[None, :, None] / 5
+    kinematics = (7 * (start[:, None] + course * (target - start)[:, None])).astype(np.float32)  # other units than the target's
     rates = np.zeros((400, 12, 1), np.float32)
     found = measures.of_the_task(TrialSet(rates, rates, kinematics, target), 3)
-    far = np.linalg.norm(target, axis=1)
-    change, moved = 0.0, 0.0
-    for step in np.array(measures.STEPS) * np.ptp(target[:, 0]) / 2:
-        change += np.abs(np.linalg.norm(target + np.array([step, 0]), axis=1) - far).mean() / far.std()
-        moved += abs(step) / target[:, 0].std()
-    assert found["unintended"] == pytest.approx(change / moved, rel=0.1)
+    far, stray = np.linalg.norm(target - start, axis=1), []
+    for axis in np.eye(2):
+        change, moved = 0.0, 0.0
+        for step in np.array(measures.STEPS) * np.ptp(target @ axis) / 2:
+            change += np.abs(np.linalg.norm(target + step * axis - start, axis=1) - far).mean() / far.std()
+            moved += abs(step) / (target @ axis).std()
+        stray.append(change / moved)
+    assert abs(stray[0] - stray[1]) > 0.2
+    assert found["unintended"] == pytest.approx(np.mean(stray), rel=0.03)
+    assert found["speed by distance"] > 0.99
+
+
+def test_a_task_of_one_target_has_no_way_to_go() -> None:
+    rng = np.random.default_rng(0)
+    kinematics, rates = rng.normal(size=(30, 12, 1)).astype(np.float32), np.zeros((30, 12, 1), np.float32)
+    found = measures.of_the_task(TrialSet(rates, rates, kinematics, np.full((30, 1), 1e-10)), 3)
+    assert np.isnan(found["unintended"]) and np.isfinite(found["cosine"])
 
 
 @pytest.mark.parametrize("tie", [0.0, 0.8])
