@@ -123,10 +123,7 @@ def train(
         torch.manual_seed(seed)
         encoder, diffusion = untrained(config, bins, scaler.channels, x.shape[2] - scaler.channels)
     if config.linear_trunk:
-        if config.sees_kinematics:
-            start = LinearSpace.fit(trials, config.code, scaler=scaler)
-        else:
-            start = LinearSpace.reading(trials, config.code, (config.before_s + config.after_s) / bins, scaler)
+        start = LinearSpace.fit(trials, config.code, config.sees_kinematics, scaler)
         mean = torch.from_numpy(start.mean)
         encoder.start(torch.from_numpy(start.projection), mean)
         assert isinstance(diffusion.net, CodeDenoiser)

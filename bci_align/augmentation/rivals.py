@@ -22,9 +22,8 @@ from bci_align.threads import one_thread
 Floats = NDArray[np.float64]
 KL_WEIGHT = 1.0
 """Of the VAE's KL, after a warm-up over the first third of its training."""
-UPDATES, MOST_UPDATES = 4, 800
-"""Optimisation steps of the VAE for each one of ours, and the most: three times as many made its codes of another arm's day
-tell less of the targets."""
+UPDATES = 4
+"""Optimisation steps of the VAE for each one of ours."""
 HOLD = 0.02
 """Ridge of the regressions on targets, in units of the number of trials."""
 
@@ -68,10 +67,9 @@ def train_vae(
 ) -> VaeSpace:
     """Train a sequential VAE of about ``parameters`` on ``trials``, with ``config``'s batch.
 
-    It gets :data:`UPDATES` times as many updates as ``config`` gives ours, up to :data:`MOST_UPDATES` or as many as ours: it
-    starts from nothing, ours from a linear map.
+    It gets :data:`UPDATES` times as many updates as ``config`` gives ours: it starts from nothing, ours from a linear map.
     """
-    updates = max(min(UPDATES * config.updates, MOST_UPDATES), config.updates)
+    updates = UPDATES * config.updates
     scaler = Scaler.fit(trials)
     x = torch.from_numpy(scaler.to(trials))
     n, bins, channels = x.shape

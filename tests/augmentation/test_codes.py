@@ -6,10 +6,9 @@ import torch
 
 from bci_align.augmentation import codes
 from bci_align.augmentation.codes import CodeSpace
-from bci_align.augmentation.measures import code_snr
 from bci_align.augmentation.mmd import mmd
 from bci_align.augmentation.model import Model
-from bci_align.augmentation.spaces import REACH_S, READ_RIDGE, LinearSpace, _back, _offsets, _read_out, _told
+from bci_align.augmentation.spaces import LinearSpace
 from bci_align.augmentation.trials import TrialSet
 from bci_align.models.code_denoiser import CodeDenoiser
 
@@ -98,51 +97,6 @@ def test_principal_components_reconstruct_what_they_are_of(cuts: TrialSet) -> No
     assert (tiny.encode(cuts)[:, 4:] == 0).all()
 
 
-def test_codes_that_read_kinematics_tell_more_of_trials_they_have_not_seen(
-    cuts: TrialSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    half = np.arange(len(cuts)) % 2 == 0
-    seen, unseen = cuts.of(half), cuts.of(~half)
-    spaces = [LinearSpace.reading(seen, 6, 0.05), LinearSpace.fit(seen, 6, False)]
-    with monkeypatch.context() as patch:
-        patch.setattr("bci_align.augmentation.spaces.READ_SHARE", 1e-9)
-        spaces.append(LinearSpace.reading(seen, 6, 0.05))
-    reading, plain, noise = (code_snr((s.encode(seen), seen.target), (s.encode(unseen), unseen.target)) for s in spaces)
-    assert reading > 1.05 * noise > 1.05**2 * plain  # both what is read and units of noise have their part
-    c = spaces[0].encode(seen)
-    np.testing.assert_allclose(c.T @ c / len(c), np.eye(6), atol=0.02)
-    dark = replace(unseen, kinematics=np.zeros_like(unseen.kinematics))
-    np.testing.assert_array_equal(spaces[0].encode(dark), spaces[0].encode(unseen))
-    tiny = LinearSpace.reading(seen.of(np.arange(6)), 20, 0.05)
-    assert (tiny.encode(cuts)[:, 4:] == 0).all()
-
-
-def test_kinematics_are_read_off_the_rates_around_each_bin_and_no_others() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 12, 3))
-    padded = np.pad(x, ((0, 0), (2, 2), (0, 0)))
-    y = padded[:, 4:, :1] - 2 * padded[:, :-4, 2:] + 0.5 * x[..., 1:2]  # two bins after, two before, now
-    y = np.concatenate([y, -y], 2)
-    offsets = _offsets(12, REACH_S / 2)
-    assert offsets == [-2, -1, 0, 1, 2]
-    weights = _read_out(x, y.astype(np.float32), offsets)
-    true = np.zeros((5, 3, 2))
-    true[4, 0], true[0, 2], true[2, 1] = (1, -1), (-2, 2), (0.5, -0.5)
-    np.testing.assert_allclose(weights, true / (1 + READ_RIDGE), atol=0.1)
-    np.testing.assert_allclose(_told(x, true, offsets), y, atol=1e-9)
-    v = rng.normal(size=(12, 2, 4))  # and the way back is its transpose, at the ends of a trial, too
-    np.testing.assert_allclose(
-        np.einsum("ntk,tkl->nl", _told(x, true, offsets), v), np.einsum("ntc,tcl->nl", x, _back(v, true, offsets))
-    )
-
-
-@pytest.mark.parametrize(("bins", "bin_s", "most"), [(340, 0.005, 40), (1700, 0.001, 200), (5, 0.02, 4), (4, 0.5, 0)])
-def test_fine_bins_are_not_all_read(bins: int, bin_s: float, most: int) -> None:
-    offsets = _offsets(bins, bin_s)
-    assert len(offsets) <= 17 and len(offsets) % 2 == 1 and offsets == [-o for o in reversed(offsets)]
-    assert 0.8 * most <= offsets[-1] <= most
-
-
 @pytest.mark.parametrize("sees", [True, False])
 def test_codes_are_of_what_a_trial_is_beyond_the_mean_trial(cuts: TrialSet, sees: bool) -> None:
     """The mean time course, the same in every trial, is in no component and must not be lost for it."""
@@ -166,12 +120,7 @@ def test_training_begins_at_the_mean_trial(cuts: TrialSet) -> None:
         mean = space.scaler.to(cuts).mean(0)
         np.testing.assert_allclose(net.mean(torch.zeros(1, TINY.code))[0].numpy(), mean, atol=1e-5)
         np.testing.assert_allclose(space.encode(cuts).mean(0), 0, atol=1e-3)
-        width = (TINY.before_s + TINY.after_s) / cuts.rates.shape[1]
-        linear = (
-            LinearSpace.fit(cuts, TINY.code, scaler=space.scaler)
-            if sees
-            else LinearSpace.reading(cuts, TINY.code, width, space.scaler)
-        )
+        linear = LinearSpace.fit(cuts, TINY.code, sees, space.scaler)
         np.testing.assert_allclose(space.encode(cuts), linear.encode(cuts), atol=1e-3)
 
 
