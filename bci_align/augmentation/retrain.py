@@ -24,7 +24,7 @@ DRAWS, MOST = 4, 240
 of their own spikes. And the most per target that are worth their time."""
 
 LEAST_SHARE = 0.25
-"""Of the generated trials that the chosen ratio asks for: where the screen lets fewer through, none are taken."""
+"""Of the trials that generated ones are to weigh as: where the screen lets fewer through, none are taken."""
 
 Featured = Callable[[NDArray[np.float32], Sequence[int]], Floats]
 """Counts (T, C) and the bins before which lies a gap -> features (T, d): latents, or counts in units of noise."""
