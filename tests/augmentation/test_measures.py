@@ -142,7 +142,10 @@ def test_the_cosine_of_codes_that_hold_the_variables_is_that_of_the_task(tie: fl
     """Codes of unit covariance in which start and target lie entirely: nothing is left of the cosine but how they are tied."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=(4000, 2))
-    target = tie * start + np.sqrt(1 - tie**2) * rng.normal(size=(4000, 2))
+    # a chain: the target's y is tied to the start's x by its own x alone, and not with that held
+    target = rng.normal(size=(4000, 2))
+    for axis, by in enumerate((start[:, 0], target[:, 0])):
+        target[:, axis] = tie * by + np.sqrt(1 - tie**2) * target[:, axis]
     course = np.clip(np.arange(12) - 3, 0, 5)[None, :, None] / 5
     kinematics = (start[:, None] + course * (target - start)[:, None]).astype(np.float32)
     rates = np.zeros((4000, 12, 1), np.float32)
