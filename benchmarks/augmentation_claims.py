@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 class Measured:
     """One method on one data set with one seed: every measure by name, and each neuron's ``rate_r2`` (C,).
 
-    Method :data:`TASK` is none: what real movements and perfect codes would show (no rates).
+    Method :data:`TASK` is none: what the task alone would show (:func:`~bci_align.augmentation.measures.of_the_task`; no rates).
     """
 
     data: str

@@ -75,9 +75,9 @@ def retrain_command(
             ("generated per real trial", "R2 % of held-out trials"),
             *((f"{k:g}", f"{v:.2f}") for k, v in choice.table.items()),
         ]
-        told = (
-            f"{choice.ratio:.3g} generated trials per real one, {choice.used} in all" if choice.ratio else "no generated trials"
-        )
+        told = "no generated trials"
+        if choice.ratio:
+            told = f"{choice.used} generated trials, together weighing as {choice.ratio:.3g} per real one"
         told += f": {choice.reason}" if choice.reason else ""
         kept = "".join(f"\nlet through by {k}: {100 * v:.0f} %" for k, v in choice.yields.items())
         known = f" of {len(chosen)}, those that the model was trained on" if record["not_in_model"] else ""
