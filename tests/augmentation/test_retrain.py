@@ -126,15 +126,20 @@ def test_the_best_of_two_ratios_must_be_surer_than_one_alone(ground: Ground, cut
     assert choose(ground, few, out, made, config.model_copy(update={"ratios": (1.0, 1.000001)}), {}).ratio == 0
 
 
-def test_a_screen_that_lets_too_few_through_is_told_and_none_are_used(ground: Ground, cuts: TrialSet) -> None:
-    """The ratio is proved on few real trials and many others; then the screen of the full generator lets hardly any pass."""
+def few_and_held_out(ground: Ground, cuts: TrialSet) -> tuple[Ground, NDArray[np.intp], NDArray[np.intp], TrialSet]:
+    """Part of the ground: few trials and many held-out ones; those few, all of the part, and the rest as if it was generated."""
     every = np.arange(len(ground.trials))
-    out, few = every[::2], every[1::2][:4]
-    rest = cuts.of(np.setdiff1d(every[1::2], few))
+    few = every[1::2][:4]
+    places = np.concatenate([few, every[::2]])
     part = copy.copy(ground)
-    places = np.concatenate([few, out])
     part.trials, part._sums = ground.trials[places], {}
     part.designs, part.truths = ([a[i] for i in places] for a in (ground.designs, ground.truths))
+    return part, few, places, cuts.of(np.setdiff1d(every[1::2], few))
+
+
+def test_a_screen_that_lets_too_few_through_is_told_and_none_are_used(ground: Ground, cuts: TrialSet) -> None:
+    """The ratio is proved on few real trials and many others; then the screen of the full generator lets hardly any pass."""
+    part, few, places, rest = few_and_held_out(ground, cuts)
     held = np.arange(len(few), len(places))
 
     def giving(trials: TrialSet, kept: float) -> Maker:
@@ -163,13 +168,7 @@ def test_beside_real_trials_of_their_targets_generated_ones_weigh_as_much_howeve
     assert carried_over(2.0, targets[:2], real, len(real) // 4) == pytest.approx(2.0)  # no real trials: their share counts
     assert carried_over(2.0, targets[1:3], real, len(real) // 4) == pytest.approx(1.25)
     # and that is what the decoder is fitted with
-    every = np.arange(len(ground.trials))
-    out, few = every[::2], every[1::2][:4]
-    rest = cuts.of(np.setdiff1d(every[1::2], few))
-    part = copy.copy(ground)
-    places = np.concatenate([few, out])
-    part.trials, part._sums = ground.trials[places], {}
-    part.designs, part.truths = ([a[i] for i in places] for a in (ground.designs, ground.truths))
+    part, few, places, rest = few_and_held_out(ground, cuts)
     held, known = np.arange(len(few), len(places)), cuts.of(places).target
 
     def maker(targets: np.ndarray, count: int, seed: int) -> tuple[TrialSet, dict[str, float]]:
